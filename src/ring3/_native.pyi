@@ -1,0 +1,90 @@
+"""Typed face of the Rust extension (crate `native`): guest memory, the I/O map and virtual CPUs."""
+
+from collections.abc import Callable
+from typing import Any
+
+ByteRead = Callable[[int], int]                 # (offset) -> value
+ByteWrite = Callable[[int, int], None]          # (offset, value)
+WideRead = Callable[[int, int], int]            # (offset, size in bytes) -> value
+WideWrite = Callable[[int, int, int], None]     # (offset, value, size in bytes)
+
+class Exit:
+    """Why `Vcpu.run` came back; plain ints."""
+
+    HALT: int           # HLT (or shutdown wait): nothing to do until an interrupt; call `Vcpu.wait`
+    KICKED: int         # `Vcpu.kick` was called: look at what the machine wants
+    SHUTDOWN: int       # triple fault (SDM vol. 3, 6.15, "double fault")
+    ERROR: int          # the engine found itself wrong; `Vcpu.error()` has the report
+
+class Vm:
+    """Guest-physical memory and the port and MMIO maps, shared by the machine's vCPUs."""
+
+    def __init__(self, ram_bytes: int, low_ram_bytes: int) -> None:
+        """RAM of `ram_bytes` (a multiple of 4096): `low_ram_bytes` at 0, the rest from 4 GiB up.
+
+        Raises MemoryError when the host can't reserve it, ValueError for sizes out of range.
+        """
+    ram_bytes: int
+    low_ram_bytes: int
+    ram_fd: int         # the memfd: low RAM first, then high RAM
+    def read_physical(self, address: int, length: int) -> bytes:
+        """Guest-physical bytes of RAM and ROM; where nothing is mapped, FFh."""
+    def write_physical(self, address: int, data: bytes | bytearray | memoryview) -> None:
+        """As a DMA write does: translated code there is dropped, ROM and holes ignore it."""
+    def map_ports(self, first: int, count: int, read: Any, write: Any, *, width: int = 1) -> None:
+        """Ports `first`…: callbacks get offsets from `first`.
+
+        width=1: read(offset) -> int, write(offset, value); wider accesses are split into bytes.
+        width=2|4: read(offset, size) -> int, write(offset, value, size); accesses of up to `width` bytes as they are.
+        Raises ValueError when the range overlaps one already mapped.
+        """
+    def unmap_ports(self, first: int, count: int) -> None: ...
+    def map_mmio(self, base: int, size: int, read: Any, write: Any, *, width: int = 4) -> None:
+        """MMIO window of whole pages; read(offset, size) -> int, write(offset, value, size)."""
+    def unmap_mmio(self, base: int, size: int) -> None: ...
+    def map_rom(self, base: int, data: bytes) -> None:
+        """Read-only memory of whole pages."""
+    def set_a20(self, enabled: bool) -> None: ...
+    def set_io_error_handler(self, handler: Callable[[BaseException], None]) -> None:
+        """Called when a Python device raises (our bug): the access reads as all ones."""
+
+class Vcpu:
+    """One virtual CPU.  `run` and `wait` drop the GIL while guest code runs or sleeps."""
+
+    def __init__(self, vm: Vm, *, index: int = 0, engine: str = "translate", cpu: str = "max") -> None:
+        """engine: "translate" | "interp".  cpu: a model of `cpu_models()`.  Raises ValueError for unknown ones."""
+    def run(self) -> int: ...
+    def wait(self) -> None:
+        """Sleeps until an interrupt that would wake HLT, or a kick."""
+    def kick(self) -> None:
+        """Makes a concurrent or the next `run`/`wait` return soon; any thread."""
+    def reset(self) -> None:
+        """Power-on reset state (SDM vol. 3, 9.1): CS:IP F000:FFF0, base FFFF0000h."""
+    def set_intr(self, level: bool) -> None:
+        """The INTR pin (LINT0 as ExtINT / virtual wire), driven by the 8259 pair; any thread."""
+    def set_intr_acknowledge(self, acknowledge: Callable[[], int]) -> None:
+        """Called at the INTA cycle; returns the vector (the PIC's `acknowledge`)."""
+    def pulse_nmi(self) -> None: ...
+    def deliver_apic_interrupt(self, vector: int, delivery_mode: int, destination: int,
+                               logical: bool, level_triggered: bool) -> None:
+        """An interrupt message as the I/O APIC or an MSI sends it (SDM vol. 3, 11.11); any thread."""
+    def set_eoi_handler(self, handler: Callable[[int], None]) -> None:
+        """Called with the vector at the EOI of a level-triggered interrupt (broadcast to I/O APICs)."""
+    def tsc(self) -> int:
+        """The guest's time-stamp counter now."""
+    tsc_hz: int
+    def registers(self) -> dict[str, int]:
+        """rax … r15, rip, rflags, cr0, cr2, cr3, cr4, cr8, efer, dr0-7, and per segment `cs`, `cs_base`,
+        `cs_limit`, `cs_attributes` (…ldtr, tr), gdtr_base/limit, idtr_base/limit."""
+    def set_registers(self, values: dict[str, int]) -> None:
+        """Any subset of `registers()`; the segment parts set the hidden descriptor caches as they stand."""
+    def read_virtual(self, address: int, length: int) -> bytes | None:
+        """Through the guest's current paging; None where nothing is mapped."""
+    def stats(self) -> dict[str, Any]: ...
+    def error(self) -> str | None: ...
+
+def cpu_models() -> dict[str, str]:
+    """CPU models by name, each with a line of description."""
+
+def host_features() -> dict[str, bool]:
+    """What of the host the engine can use: bmi2, avx2, avx512, sha, fsgsbase, memfd, invariant_tsc, …"""
