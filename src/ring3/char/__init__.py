@@ -1,0 +1,45 @@
+"""Character backends: where the bytes of a serial port come from and go to on the host.
+
+A device knows only `CharBackend`; which class stands behind it is the board's business.  Threads: `write` and `room`
+come from whichever thread runs the device (a vCPU's or the event loop's, under the machine lock); `receive` is always
+called from the event loop's thread, never from inside `write` or `room`.  Whoever passes `receive` takes the machine
+lock in it.  Nothing here waits without bound, so a stuck terminal or pipe cannot stop the guest.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+Receive = Callable[[bytes], int]        # (data) -> how many of the first bytes the device took
+
+
+class CharBackend(Protocol):
+    """The host's end of a serial line."""
+
+    def attach(self, loop: asyncio.AbstractEventLoop, receive: Receive) -> None:
+        """Starts it: from now on input is offered through `receive`, in `loop`'s thread."""
+
+    def write(self, data: bytes) -> None:
+        """Bytes the guest sent.  Returns at once, or after a bounded wait when the host is slow to take them."""
+
+    def room(self) -> None:
+        """The device can take input again; cheap when none is waiting."""
+
+    def close(self) -> None:
+        """Hands out what is still buffered (waiting a bounded time) and gives back what the host lent."""
+
+
+class NoBackend:
+    """`none`: nothing is connected."""
+
+    def attach(self, loop: asyncio.AbstractEventLoop, receive: Receive) -> None:
+        pass
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def room(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
