@@ -1,0 +1,1 @@
+"""PCI: configuration space, the host bridge and the ISA bridge."""
