@@ -1,14 +1,14 @@
 """The machine's time: nanoseconds since power-on, and timers that call back at a deadline.
 
-A chip asks `clock.now()` and sets deadlines; it never asks the host.  Chips own a handful of timers and arm each one
-again and again, so the clock keeps the armed ones in a plain dict: bounded by the number of chips, whatever the guest
-does, and cheap at that size.
+A chip asks `clock.now()` and sets deadlines; it never asks the host.  Chips own a handful of timers and arm
+each one again and again, so the clock keeps the armed ones in a plain dict: bounded by the number of chips,
+whatever the guest does, and cheap at that size.
 
-1. A timer fires at most once for each `arm`, never before its deadline; timers due together fire in order of their
-   deadlines, and of equal ones the first armed goes first.
+1. A timer fires at most once for each `arm`, never before its deadline; timers due together fire in order
+   of their deadlines, and of equal ones the first armed goes first.
 2. A callback may arm and cancel any timer, its own included.
-3. `HostClock.run_due` runs each timer at most once, so a timer that re-arms itself in the past cannot hold the event
-   loop.  Chips with periodic timers count what they missed.
+3. `HostClock.run_due` runs each timer at most once, so a timer that re-arms itself in the past cannot hold
+   the event loop.  Chips with periodic timers count what they missed.
 
 Everything here is called under the machine lock.
 """
@@ -105,8 +105,8 @@ class ManualClock(Clock):
 class HostClock(Clock):
     """The host's monotonic clock, less the time the machine was paused.
 
-    The event loop sleeps until `next_deadline`, learns of earlier ones by `on_earlier_deadline`, and then calls
-    `run_due` under the machine lock.
+    The event loop sleeps until `next_deadline`, learns of earlier ones by `on_earlier_deadline`, and then
+    calls `run_due` under the machine lock.
     """
 
     def __init__(self, now_ns: int = 0) -> None:

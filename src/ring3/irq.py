@@ -1,9 +1,9 @@
 """Interrupt lines: the wires between chips.
 
-A line has a level: True is *asserted*, whatever the voltage on a real board.  The chip at its driving end calls `set`;
-the chip at its receiving end gave the function that hears of changes.  Levels are derived, never part of a checkpoint:
-a restored chip drives its lines again.  Only interrupt controllers remember levels, to tell an edge; so on a restore
-in place they go last, after all the chips that drive them.
+A line has a level: True is *asserted*, whatever the voltage on a real board.  The chip at its driving end
+calls `set`; the chip at its receiving end gave the function that hears of changes.  Levels are derived,
+never part of a checkpoint: a restored chip drives its lines again.  Only interrupt controllers remember
+levels, to tell an edge; so on a restore in place they go last, after all the chips that drive them.
 
 Lines are called under the machine lock, by one thread at a time.
 """

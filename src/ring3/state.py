@@ -1,8 +1,9 @@
 """Chip states as plain records for checkpoints, and the migrations of older ones.
 
-A state is a dataclass whose fields are bool, int, float, str, bytes, bytearray, None, other states, and lists, tuples
-and str-keyed dicts of those.  `record` turns it into a dict of plain values that shares nothing with the state; `load`
-turns such a dict back and checks every name and type on the way.  Whatever does not fit is a CheckpointError naming the place.
+A state is a dataclass whose fields are bool, int, float, str, bytes, bytearray, None, other states, and
+lists, tuples and str-keyed dicts of those.  `record` turns it into a dict of plain values that shares
+nothing with the state; `load` turns such a dict back and checks every name and type on the way.  Whatever
+does not fit is a CheckpointError naming the place.
 
 A state class that has changed since its first release carries the steps from each older version:
 
@@ -89,12 +90,13 @@ def _load(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple and isinstance(value, list | tuple):
         return _load_tuple(arguments, value, where)
     if origin is dict and isinstance(value, Mapping):
-        return {_load(str, key, where): _load(arguments[1], item, f"{where}[{key!r}]") for key, item in value.items()}
+        return {_load(str, k, where): _load(arguments[1], v, f"{where}[{k!r}]") for k, v in value.items()}
     if hint is bytearray and isinstance(value, bytes | bytearray):
         return bytearray(value)
     if type(value) is hint:  # exact: True is no int in a record
         return value
-    raise CheckpointError(f"{where}: {getattr(hint, '__name__', hint)} was expected, not {type(value).__name__}")
+    wanted = getattr(hint, "__name__", hint)
+    raise CheckpointError(f"{where}: {wanted} was expected, not {type(value).__name__}")
 
 
 def _load_optional(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
@@ -109,4 +111,4 @@ def _load_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
         arguments = (arguments[0],) * len(value)
     if len(arguments) != len(value):
         raise CheckpointError(f"{where}: {len(arguments)} items were expected, not {len(value)}")
-    return tuple(_load(a, item, f"{where}[{i}]") for i, (a, item) in enumerate(zip(arguments, value, strict=True)))
+    return tuple(_load(arguments[i], item, f"{where}[{i}]") for i, item in enumerate(value))
