@@ -1,0 +1,191 @@
+//! The port and MMIO maps: which device answers an address.
+
+use std::sync::{Arc, RwLock};
+
+/// A device behind ports or an MMIO window.  Offsets count from the window's start; sizes are in
+/// bytes (1, 2, 4 or, for MMIO, 8) and never above the window's `width`.
+pub trait Device: Send + Sync {
+    fn read(&self, offset: u64, size: u8) -> u64;
+    fn write(&self, offset: u64, size: u8, value: u64);
+}
+
+#[derive(Clone)]
+struct Window {
+    first: u64,
+    count: u64,
+    width: u8,
+    device: Arc<dyn Device>,
+}
+
+/// Sorted, disjoint windows.
+#[derive(Default)]
+struct Windows(Vec<Window>);
+
+impl Windows {
+    fn find(&self, address: u64) -> Option<&Window> {
+        let i = self.0.partition_point(|w| w.first <= address);
+        let w = &self.0[i.checked_sub(1)?];
+        (address - w.first < w.count).then_some(w)
+    }
+
+    fn insert(&mut self, window: Window) -> Result<(), Overlap> {
+        let i = self.0.partition_point(|w| w.first < window.first);
+        let free_after = self
+            .0
+            .get(i)
+            .is_none_or(|w| w.first - window.first >= window.count);
+        let free_before = i == 0 || window.first - self.0[i - 1].first >= self.0[i - 1].count;
+        if !free_after || !free_before {
+            return Err(Overlap);
+        }
+        self.0.insert(i, window);
+        Ok(())
+    }
+
+    fn remove(&mut self, first: u64, count: u64) {
+        self.0.retain(|w| w.first != first || w.count != count);
+    }
+}
+
+/// The range touches one that is already mapped.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Overlap;
+
+#[derive(Default)]
+pub struct IoMap {
+    ports: RwLock<Windows>,
+    mmio: RwLock<Windows>,
+}
+
+/// The value a bus without an answering device reads: all ones.
+pub fn open_bus(size: u8) -> u64 {
+    u64::MAX >> (64 - 8 * size as u32)
+}
+
+fn lock_read(windows: &RwLock<Windows>) -> std::sync::RwLockReadGuard<'_, Windows> {
+    windows
+        .read()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn lock_write(windows: &RwLock<Windows>) -> std::sync::RwLockWriteGuard<'_, Windows> {
+    windows
+        .write()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Reads `size` bytes at `address`, split to what each window takes.
+fn read(windows: &RwLock<Windows>, address: u64, size: u8) -> u64 {
+    // The guard is not held while a device runs: a device may map and unmap windows.
+    let found = lock_read(windows).find(address).cloned();
+    let Some(w) = found else {
+        if size == 1 {
+            return 0xFF;
+        }
+        return split(size, |i| read(windows, address.wrapping_add(i as u64), 1));
+    };
+    let offset = address - w.first;
+    if size <= w.width && offset + size as u64 <= w.count {
+        return w.device.read(offset, size) & open_bus(size);
+    }
+    let half = size / 2;
+    let low = read(windows, address, half);
+    low | read(windows, address.wrapping_add(half as u64), half) << (8 * half as u32)
+}
+
+fn split(size: u8, byte: impl Fn(u8) -> u64) -> u64 {
+    (0..size).fold(0, |value, i| value | byte(i) << (8 * i as u32))
+}
+
+fn write(windows: &RwLock<Windows>, address: u64, size: u8, value: u64) {
+    let found = lock_read(windows).find(address).cloned();
+    let Some(w) = found else {
+        for i in 0..size {
+            if size > 1 {
+                write(
+                    windows,
+                    address.wrapping_add(i as u64),
+                    1,
+                    value >> (8 * i as u32) & 0xFF,
+                );
+            }
+        }
+        return;
+    };
+    let offset = address - w.first;
+    if size <= w.width && offset + size as u64 <= w.count {
+        return w.device.write(offset, size, value & open_bus(size));
+    }
+    let half = size / 2;
+    write(windows, address, half, value & open_bus(half));
+    write(
+        windows,
+        address.wrapping_add(half as u64),
+        half,
+        value >> (8 * half as u32),
+    );
+}
+
+impl IoMap {
+    pub fn map_ports(
+        &self,
+        first: u16,
+        count: u32,
+        width: u8,
+        device: Arc<dyn Device>,
+    ) -> Result<(), Overlap> {
+        let window = Window {
+            first: first as u64,
+            count: count as u64,
+            width,
+            device,
+        };
+        lock_write(&self.ports).insert(window)
+    }
+
+    pub fn unmap_ports(&self, first: u16, count: u32) {
+        lock_write(&self.ports).remove(first as u64, count as u64);
+    }
+
+    pub fn map_mmio(
+        &self,
+        first: u64,
+        count: u64,
+        width: u8,
+        device: Arc<dyn Device>,
+    ) -> Result<(), Overlap> {
+        lock_write(&self.mmio).insert(Window {
+            first,
+            count,
+            width,
+            device,
+        })
+    }
+
+    pub fn unmap_mmio(&self, first: u64, count: u64) {
+        lock_write(&self.mmio).remove(first, count);
+    }
+
+    pub fn port_read(&self, port: u16, size: u8) -> u32 {
+        read(&self.ports, port as u64, size) as u32
+    }
+
+    pub fn port_write(&self, port: u16, size: u8, value: u32) {
+        write(&self.ports, port as u64, size, value as u64);
+    }
+
+    pub fn mmio_read(&self, address: u64, size: u8) -> u64 {
+        read(&self.mmio, address, size)
+    }
+
+    pub fn mmio_write(&self, address: u64, size: u8, value: u64) {
+        write(&self.mmio, address, size, value);
+    }
+
+    /// Whether a page overlaps an MMIO window (which then hides RAM below it).
+    pub fn page_has_mmio(&self, page: u64) -> bool {
+        let windows = lock_read(&self.mmio);
+        let i = windows.0.partition_point(|w| w.first < page + 4096);
+        i > 0 && page < windows.0[i - 1].first + windows.0[i - 1].count
+    }
+}

@@ -1,0 +1,18 @@
+//! Ring3's CPU engine: x86 in pure Rust, in ring 3; knows no Python.
+//!
+//! `vcpu::Vcpu` is one virtual CPU.  It runs guest code by `translate` (x86 to x86-64, the fast
+//! path) and by `interp` (one instruction at a time, always right).  Both work on one
+//! `state::CpuState`, one `memory::Memory` and one `io::IoMap`.
+
+pub mod apic;
+pub mod cpuid;
+pub mod exit;
+pub mod fault;
+pub mod interp;
+pub mod io;
+pub mod memory;
+pub mod mmu;
+pub mod state;
+pub mod stats;
+pub mod translate;
+pub mod vcpu;

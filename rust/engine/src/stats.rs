@@ -1,0 +1,39 @@
+//! Counters of one vCPU; `ring3 run --stats` prints them.
+
+/// Plain counts since the vCPU was made; times in nanoseconds.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// Guest instructions executed by the interpreter.
+    pub interpreted: u64,
+    /// Guest instructions translated (each time they are).
+    pub translated: u64,
+    pub blocks: u64,
+    /// Bytes of host code emitted.
+    pub code_bytes: u64,
+    /// Whole flushes of the code cache.
+    pub cache_flushes: u64,
+    /// Entries into translated code from the dispatcher.
+    pub entries: u64,
+    /// Returns of translated code to the dispatcher, by cause.
+    pub exit_interpret: u64,
+    pub exit_lookup: u64,
+    pub exit_kick: u64,
+    pub exit_fault: u64,
+    pub exit_smc: u64,
+    pub exit_fpu: u64,
+    /// Misses of the inline TLB, and of these the ones that needed a page walk.
+    pub tlb_misses: u64,
+    pub page_walks: u64,
+    pub tlb_flushes: u64,
+    /// Blocks dropped because their code was written to.
+    pub invalidated_blocks: u64,
+    /// Interrupts (external) and exceptions delivered to the guest.
+    pub interrupts: u64,
+    pub exceptions: u64,
+    pub port_accesses: u64,
+    pub mmio_accesses: u64,
+    pub halts: u64,
+    pub ns_running: u64,
+    pub ns_halted: u64,
+    pub ns_translating: u64,
+}

@@ -1,0 +1,387 @@
+//! One virtual CPU: the inner loop between instruction boundaries.
+//!
+//! Theory: guest code runs until `Shared::attention` is set (by any thread) or a backend must stop;
+//! at the next instruction boundary the loop looks at everything that could have set it: kicks,
+//! interrupt messages, the timer, stores by DMA over translated code, a changed memory map.  Then
+//! it delivers what is deliverable and goes on.
+//!
+//! Invariants: 1. outside of a backend `cpu` is the whole truth at an instruction boundary.
+//! 2. whoever makes something visible to `attend` sets `attention` afterwards, never before.
+
+use crate::apic::{Apic, Message};
+use crate::cpuid::Model;
+use crate::exit::Exit;
+use crate::fault::vector;
+use crate::interp::interrupt::Event;
+use crate::io::IoMap;
+use crate::memory::Memory;
+use crate::mmu::Mmu;
+use crate::state::{CpuState, shadow};
+use crate::stats::Stats;
+use crate::translate::Jit;
+use crate::translate::env::Env;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+/// What the machine's vCPUs share.
+pub struct Vm {
+    pub memory: Memory,
+    pub io: IoMap,
+}
+
+/// How guest code is executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    Interp,
+    Translate,
+}
+
+/// Where the 8259 pair's vector comes from at the INTA cycle.
+pub type Acknowledge = Box<dyn Fn() -> u8 + Send + Sync>;
+/// Who hears of the EOI of a level-triggered interrupt (the I/O APICs).
+pub type EoiBroadcast = Box<dyn Fn(u8) + Send + Sync>;
+
+/// The part of a vCPU that any thread may touch.
+pub struct Shared {
+    /// Lives in the vCPU's `Env`, where translated code polls it; valid as long as `env` is.
+    attention: *const AtomicU32,
+    _env: Arc<Env>,
+    kicked: AtomicBool,
+    intr: AtomicBool,
+    nmi: AtomicBool,
+    messages: Mutex<Vec<Message>>,
+    sleeping: Mutex<()>,
+    wake: Condvar,
+    pub acknowledge: Mutex<Option<Arc<Acknowledge>>>,
+    pub eoi: Mutex<Option<Arc<EoiBroadcast>>>,
+}
+
+// SAFETY: `attention` points at an atomic inside `_env`, which is kept alive here.
+unsafe impl Send for Shared {}
+// SAFETY: as above; everything else is atomic or locked.
+unsafe impl Sync for Shared {}
+
+/// Ignores poisoning: what the locks guard is valid at every step.
+pub fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl Shared {
+    fn new(env: Arc<Env>) -> Shared {
+        Shared {
+            attention: env.attention(),
+            _env: env,
+            kicked: AtomicBool::new(false),
+            intr: AtomicBool::new(false),
+            nmi: AtomicBool::new(false),
+            messages: Mutex::default(),
+            sleeping: Mutex::default(),
+            wake: Condvar::new(),
+            acknowledge: Mutex::default(),
+            eoi: Mutex::default(),
+        }
+    }
+
+    fn attention(&self) -> &AtomicU32 {
+        // SAFETY: points into `_env`.
+        unsafe { &*self.attention }
+    }
+
+    /// Makes the vCPU look around at its next instruction boundary.
+    pub fn attend(&self) {
+        self.attention().store(1, Ordering::Release);
+        let _guard = locked(&self.sleeping);
+        self.wake.notify_all();
+    }
+
+    /// Makes `run` or `wait` return.
+    pub fn kick(&self) {
+        self.kicked.store(true, Ordering::Release);
+        self.attend();
+    }
+
+    /// The INTR pin.
+    pub fn set_intr(&self, level: bool) {
+        self.intr.store(level, Ordering::Release);
+        if level {
+            self.attend();
+        }
+    }
+
+    pub fn intr(&self) -> bool {
+        self.intr.load(Ordering::Acquire)
+    }
+
+    pub fn pulse_nmi(&self) {
+        self.nmi.store(true, Ordering::Release);
+        self.attend();
+    }
+
+    /// An interrupt message from an I/O APIC or a device.
+    pub fn deliver(&self, message: Message) {
+        let mut messages = locked(&self.messages);
+        // Fixed interrupts collapse in IRR anyway: a storm can't grow the list.
+        if !messages.contains(&message) {
+            messages.push(message);
+        }
+        drop(messages);
+        self.attend();
+    }
+}
+
+pub struct Vcpu {
+    /// The architectural state; lies in `env`, where generated code reaches it.
+    pub cpu: &'static mut CpuState,
+    pub env: Arc<Env>,
+    pub vm: Arc<Vm>,
+    pub mmu: Mmu,
+    pub apic: Apic,
+    pub model: Model,
+    pub stats: Stats,
+    pub jit: Jit,
+    pub shared: Arc<Shared>,
+    pub backend: Backend,
+    /// RIP after the instruction being interpreted, unless it changes it.
+    pub next_rip: u64,
+    /// Why the engine gave up, for `Exit::Error`.
+    pub error: Option<String>,
+}
+
+impl Vcpu {
+    pub fn new(vm: Arc<Vm>, index: u32, model: Model, backend: Backend) -> std::io::Result<Vcpu> {
+        let env = Arc::new(Env::new()?);
+        let shared = Arc::new(Shared::new(env.clone()));
+        // SAFETY: the only reference to the state; `env` is kept as long as the Vcpu.
+        let cpu = unsafe { env.take_state(CpuState::reset(model.signature())) };
+        Ok(Vcpu {
+            cpu,
+            jit: Jit::new(&env)?,
+            env,
+            vm,
+            mmu: Mmu::new(),
+            apic: Apic::new(index),
+            model,
+            stats: Stats::default(),
+            shared,
+            backend,
+            next_rip: 0,
+            error: None,
+        })
+    }
+
+    /// RESET#: registers and APIC as at power-on; memory stays.
+    pub fn reset(&mut self) {
+        let offset = 0u64.wrapping_sub(host_tsc());
+        *self.cpu = CpuState::reset(self.model.signature());
+        self.cpu.tsc_offset = offset;
+        self.apic.reset();
+        locked(&self.shared.messages).clear();
+        self.flush_tlb_all();
+    }
+
+    /// The guest's time-stamp counter.
+    pub fn tsc(&self) -> u64 {
+        host_tsc().wrapping_add(self.cpu.tsc_offset)
+    }
+
+    /// Runs guest code until the machine must act.
+    pub fn run(&mut self) -> Exit {
+        let start = Instant::now();
+        let exit = self.run_until_exit();
+        self.stats.ns_running += start.elapsed().as_nanos() as u64;
+        exit
+    }
+
+    fn run_until_exit(&mut self) -> Exit {
+        loop {
+            self.shared.attention().store(0, Ordering::SeqCst);
+            if self.shared.kicked.swap(false, Ordering::AcqRel) {
+                return Exit::Kicked;
+            }
+            if self.error.is_some() {
+                return Exit::Error;
+            }
+            self.attend();
+            self.deliver_pending();
+            if self.cpu.shutdown {
+                return Exit::Shutdown;
+            }
+            if self.cpu.halted {
+                self.stats.halts += 1;
+                return Exit::Halt;
+            }
+            match self.backend {
+                Backend::Interp => self.interpret_until_attention(),
+                Backend::Translate => self.run_translated(),
+            }
+        }
+    }
+
+    fn interpret_until_attention(&mut self) {
+        loop {
+            self.step();
+            if self.must_attend() {
+                return;
+            }
+        }
+    }
+
+    /// Whether something waits for the loop: another thread, or the state of the CPU itself.
+    #[inline]
+    pub fn must_attend(&self) -> bool {
+        self.shared.attention().load(Ordering::Relaxed) != 0
+            || self.cpu.halted
+            || self.cpu.shutdown
+            || self.cpu.pending_db != 0
+    }
+
+    /// Asks for a pass through the loop: something may have become deliverable (STI, TPR, EOI …).
+    #[inline]
+    pub fn ask_attention(&self) {
+        self.shared.attention().store(1, Ordering::Relaxed);
+    }
+
+    /// Takes in what other threads and the clock have for this CPU.
+    fn attend(&mut self) {
+        for (address, length) in self.vm.memory.take_notes() {
+            self.invalidate_code(address, length);
+        }
+        let map = self.vm.memory.generation();
+        if self.mmu.map_generation != map {
+            self.mmu.map_generation = map;
+            self.flush_tlb_all();
+        }
+        if self.shared.nmi.swap(false, Ordering::AcqRel) {
+            self.cpu.nmi_pending = true;
+        }
+        let messages = std::mem::take(&mut *locked(&self.shared.messages));
+        for message in messages {
+            self.apic.accept(message);
+        }
+        self.apic
+            .run_timer(host_tsc().wrapping_add(self.cpu.tsc_offset));
+    }
+
+    /// Delivers the trap or interrupt of highest priority that may be at this boundary
+    /// (SDM vol. 3, table 7-2).
+    fn deliver_pending(&mut self) {
+        if self.cpu.pending_db != 0 && self.cpu.shadow & shadow::MOV_SS == 0 {
+            let bits = std::mem::take(&mut self.cpu.pending_db);
+            self.cpu.dr[6] |= bits;
+            self.deliver(Event::trap(vector::DB));
+            return;
+        }
+        if self.cpu.shutdown {
+            return;
+        }
+        if self.cpu.nmi_pending && !self.cpu.nmi_blocked && self.cpu.shadow & shadow::MOV_SS == 0 {
+            self.cpu.nmi_pending = false;
+            self.cpu.halted = false;
+            self.deliver(Event::nmi());
+            self.cpu.nmi_blocked = true;
+            return;
+        }
+        if !self.cpu.interrupts_enabled() {
+            return;
+        }
+        if self.cpu.shadow != 0 {
+            // Look again after the instruction that the shadow covers.
+            if self.interrupt_pending() {
+                self.step();
+                self.ask_attention();
+            }
+            return;
+        }
+        if let Some(vector) = self.take_interrupt() {
+            self.cpu.halted = false;
+            self.stats.interrupts += 1;
+            self.deliver(Event::external(vector));
+            // More may wait behind it, deliverable once the handler allows.
+            self.ask_attention_if_pending();
+        }
+    }
+
+    /// Whether an interrupt would be delivered were IF set.
+    pub fn interrupt_pending(&self) -> bool {
+        self.apic.pending().is_some() || self.shared.intr() && self.apic.accepts_extint()
+    }
+
+    fn ask_attention_if_pending(&self) {
+        if self.interrupt_pending() && self.cpu.interrupts_enabled() {
+            self.ask_attention();
+        }
+    }
+
+    /// The vector of the interrupt to deliver now, acknowledged at its source.
+    fn take_interrupt(&mut self) -> Option<u8> {
+        if self.shared.intr() && self.apic.accepts_extint() {
+            let acknowledge = locked(&self.shared.acknowledge).clone();
+            if let Some(acknowledge) = acknowledge {
+                return Some(acknowledge());
+            }
+        }
+        self.apic.acknowledge()
+    }
+
+    /// Sleeps until an interrupt would end HLT, or a kick.
+    pub fn wait(&mut self) {
+        let start = Instant::now();
+        loop {
+            self.attend();
+            let wakes = self.cpu.nmi_pending
+                || self.interrupt_pending() && self.cpu.interrupts_enabled()
+                || !self.cpu.halted;
+            if wakes || self.shared.kicked.load(Ordering::Acquire) {
+                break;
+            }
+            let guard = locked(&self.shared.sleeping);
+            if self.shared.attention().swap(0, Ordering::AcqRel) != 0 {
+                continue;
+            }
+            let left = self.apic.timer_deadline().map(|tsc| {
+                let ticks = tsc.saturating_sub(self.tsc());
+                Duration::from_nanos((ticks as u128 * 1_000_000_000 / tsc_hz() as u128) as u64)
+            });
+            let wake = &self.shared.wake;
+            let limit = left.unwrap_or(Duration::from_secs(3600));
+            drop(
+                wake.wait_timeout(guard, limit)
+                    .unwrap_or_else(|e| e.into_inner()),
+            );
+        }
+        self.ask_attention();
+        self.stats.ns_halted += start.elapsed().as_nanos() as u64;
+    }
+}
+
+/// The host's time-stamp counter.
+pub fn host_tsc() -> u64 {
+    // SAFETY: RDTSC exists on every x86-64 processor.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// The host's TSC rate in Hz, measured once against the monotonic clock.
+pub fn tsc_hz() -> u64 {
+    static HZ: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    *HZ.get_or_init(|| {
+        let sample = || {
+            // The pair read with the least time in between is the least disturbed one.
+            (0..16)
+                .map(|_| {
+                    let before = host_tsc();
+                    let now = Instant::now();
+                    let after = host_tsc();
+                    (after - before, before + (after - before) / 2, now)
+                })
+                .min_by_key(|s| s.0)
+                .map(|s| (s.1, s.2))
+                .unwrap_or((0, Instant::now()))
+        };
+        let (tsc0, t0) = sample();
+        std::thread::sleep(Duration::from_millis(20));
+        let (tsc1, t1) = sample();
+        let ns = (t1 - t0).as_nanos().max(1);
+        ((tsc1 - tsc0) as u128 * 1_000_000_000 / ns) as u64
+    })
+}
