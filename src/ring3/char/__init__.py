@@ -1,16 +1,22 @@
 """Character backends: where the bytes of a serial port come from and go to on the host.
 
-A device knows only `CharBackend`; which class stands behind it is the board's business.  Threads: `write` and `room`
-come from whichever thread runs the device (a vCPU's or the event loop's, under the machine lock); `receive` is always
-called from the event loop's thread, never from inside `write` or `room`.  Whoever passes `receive` takes the machine
-lock in it.  Nothing here waits without bound, so a stuck terminal or pipe cannot stop the guest.
+A device knows only `CharBackend`; which class stands behind it is the board's business.
+
+Threads: `write` and `room` come from whichever thread runs the device (a vCPU's or the event loop's, under
+the machine lock).  `receive` is always called from the event loop's thread, never from inside `write` or
+`room`; who passes it takes the machine lock in it.  Lock order: machine lock, then a backend's own.
+Nothing here waits without bound, so a stuck terminal or pipe cannot stop the guest.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from ring3.errors import ConfigError
+
 Receive = Callable[[bytes], int]        # (data) -> how many of the first bytes the device took
+
+SPECS = ("stdio", "file:PATH", "socket:PATH", "none")
 
 
 class CharBackend(Protocol):
@@ -20,7 +26,7 @@ class CharBackend(Protocol):
         """Starts it: from now on input is offered through `receive`, in `loop`'s thread."""
 
     def write(self, data: bytes) -> None:
-        """Bytes the guest sent.  Returns at once, or after a bounded wait when the host is slow to take them."""
+        """Bytes the guest sent.  Returns at once, or after a bounded wait when the host is slow."""
 
     def room(self) -> None:
         """The device can take input again; cheap when none is waiting."""
@@ -43,3 +49,26 @@ class NoBackend:
 
     def close(self) -> None:
         pass
+
+
+def open_backend(spec: str, menu: "Mapping[str, Callable[[], None]] | None" = None) -> CharBackend:
+    """The backend that `stdio`, `file:PATH`, `socket:PATH` or `none` names.
+
+    `menu` has what the keys after Ctrl-] do under `stdio` (see ring3.char.stdio).
+    """
+    kind, colon, path = spec.partition(":")
+    if (kind in ("file", "socket")) != bool(path) or (colon and not path):
+        raise ConfigError(f"serial {spec!r}: give one of {', '.join(SPECS)}")
+    match kind:
+        case "none":
+            return NoBackend()
+        case "stdio":
+            from ring3.char.stdio import Stdio
+            return Stdio(menu or {})
+        case "file":
+            from ring3.char.file import File
+            return File(path)
+        case "socket":
+            from ring3.char.socket import UnixSocket
+            return UnixSocket(path)
+    raise ConfigError(f"serial {spec!r}: give one of {', '.join(SPECS)}")

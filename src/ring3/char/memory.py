@@ -1,0 +1,95 @@
+"""A serial port in memory: what a program or a test types into and reads from.
+
+    console = MemoryBackend()
+    machine = Machine(MachineConfig(serial=console, …))
+    console.expect("login:")
+    console.send("root\n")
+"""
+
+import asyncio
+import re
+import threading
+import time
+
+from ring3.char import Receive
+from ring3.char.inlet import Inlet
+
+KEPT = 4 << 20                          # bytes of output kept; older ones are forgotten
+GATHER_S = 0.005                        # output is looked at this often at most, not for each byte
+TAIL = 2000                             # bytes of output that a failed `expect` shows
+
+
+class ExpectError(AssertionError):
+    """What was expected did not come; the message has the end of what did."""
+
+
+class MemoryBackend:
+    def __init__(self) -> None:
+        self._inlet = Inlet()
+        self._changed = threading.Condition()
+        self._output = bytearray()
+        self._start = 0                 # where in `_output` the next `expect` looks
+        self._written = 0               # bytes ever
+        self._closed = False
+
+    # --- the device's side ---
+
+    def attach(self, loop: asyncio.AbstractEventLoop, receive: Receive) -> None:
+        self._inlet.attach(loop, receive)
+
+    def write(self, data: bytes) -> None:
+        with self._changed:
+            self._output += data
+            self._written += len(data)
+            if len(self._output) > KEPT + KEPT // 4:
+                forgotten = len(self._output) - KEPT
+                del self._output[:forgotten]
+                self._start = max(0, self._start - forgotten)
+            self._changed.notify_all()
+
+    def room(self) -> None:
+        self._inlet.room()
+
+    def close(self) -> None:
+        self._inlet.close()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    # --- the person's side ---
+
+    def send(self, text: str | bytes) -> None:
+        """Types it."""
+        self._inlet.put(text.encode() if isinstance(text, str) else text)
+
+    @property
+    def output(self) -> bytes:
+        """All that was written so far (the last KEPT bytes of it)."""
+        with self._changed:
+            return bytes(self._output)
+
+    def expect(self, pattern: str | bytes, timeout_s: float = 60.0) -> re.Match[bytes]:
+        """Waits until output after the last match has the regular expression; raises ExpectError."""
+        wanted = re.compile(pattern.encode() if isinstance(pattern, str) else pattern)
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            while True:
+                # Searched before the check for the end: what came last counts.
+                match = wanted.search(bytes(self._output[self._start:]))
+                if match is not None:
+                    self._start += match.end()
+                    return match
+                if self._closed or not self._wait_for_output(deadline):
+                    break
+            why = "the machine has ended" if self._closed else f"waited {timeout_s:g} s"
+            tail = bytes(self._output[-TAIL:]).decode(errors="replace")
+        raise ExpectError(f"{pattern!r} did not come ({why}); the output ends:\n{tail}")
+
+    def _wait_for_output(self, deadline: float) -> bool:
+        """Waits for more output, and gathers what comes close behind it; False when time is up."""
+        written = self._written
+        if not self._changed.wait_for(
+                lambda: self._written != written or self._closed, max(0.0, deadline - time.monotonic())):
+            return False
+        self._changed.wait_for(lambda: self._closed, GATHER_S)
+        return True
