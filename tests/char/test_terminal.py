@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pty
+import shutil
 import subprocess
 import sys
 import termios
@@ -18,7 +19,7 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.skipif(not os.path.exists("/bin/stty") and not os.path.exists("/usr/bin/stty"), reason="no stty here")
+@pytest.mark.skipif(shutil.which("stty") is None, reason="no stty here")
 def test_a_killed_process_leaves_the_terminal_as_it_was():
     master, slave = pty.openpty()
     before = termios.tcgetattr(master)
