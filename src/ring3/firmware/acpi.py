@@ -1,8 +1,8 @@
 """ACPI tables: RSDP, RSDT, XSDT, FADT, FACS, MADT and a DSDT, from the numbers that the board wired.
 
-ACPI Specification 6.5, chapters 5 (tables), 6 (resources) and 7.4.2.5 (\\_S5).  The FADT is revision 3 (ACPI 2.0),
-the oldest that has a reset register and 64-bit pointers, so it suits guests of all ages.  Pure functions of bytes:
-`build` returns an image to be put at `base`, with every pointer and checksum set.
+ACPI Specification 6.5, chapters 5 (tables), 6 (resources) and 7.4 (\\_S5).  The FADT is revision 3 (ACPI
+2.0), the oldest that has a reset register and 64-bit pointers, so it suits guests of all ages.  Pure
+functions of bytes: `build` returns an image to be put at `base`, with every pointer and checksum set.
 
 Not described: sleep states other than S5, GPEs, thermal zones, processors' P and C states, hot plug.
 """
@@ -55,7 +55,7 @@ class Platform:
     pm1_event: int                                  # ports
     pm1_control: int
     pm_timer: int
-    pm_ports: tuple[int, int]                       # (first, count) that the power management function decodes
+    pm_ports: tuple[int, int]                       # (first, count) that power management decodes
     soft_off_type: int                              # SLP_TYP of S5
     reset_port: int
     reset_value: int
@@ -72,7 +72,7 @@ class Tables:
     facs: bytes                                     # to be put at the FACS address given
 
 
-def checksum(data: bytes) -> int:
+def checksum(data: bytes | bytearray) -> int:
     """The byte that makes the sum of all bytes 0 mod 256."""
     return -sum(data) & 0xFF
 
@@ -89,7 +89,7 @@ def table(signature: bytes, revision: int, body: bytes) -> bytes:
 
 def build(platform: Platform, *, base: int, facs: int) -> Tables:
     """All tables, to be put at `base`; the FACS, which the guest writes, goes into RAM at `facs`."""
-    image = bytearray(48)                           # the RSDP comes first, when the others' addresses are known
+    image = bytearray(48)                           # the RSDP's place: it needs the others' addresses
 
     def place(data: bytes) -> int:
         image.extend(bytes(-len(image) % ALIGNMENT))
@@ -204,12 +204,13 @@ def pci_root(platform: Platform) -> bytes:
 
 
 def pci_routing() -> bytes:
-    """_PRT (§6.2.13): INTA–INTD of each slot, rotated by its number so that slots share the four links evenly.
+    """_PRT (§6.2.13): INTA–INTD of each slot, rotated by its number, so slots share the links evenly.
 
     Device 1, the ISA bridge, has its INTA on link A.
     """
+    link = "ABCD"
     entries = [
-        aml.package(slot << 16 | 0xFFFF, pin, aml.name_string(f"\\_SB.LNK{'ABCD'[(slot - 1 + pin) % 4]}"), 0)
+        aml.package(slot << 16 | 0xFFFF, pin, aml.name_string(f"\\_SB.LNK{link[(slot - 1 + pin) % 4]}"), 0)
         for slot in range(1, 32)
         for pin in range(4)
     ]
@@ -224,7 +225,9 @@ def isa_bridge(platform: Platform) -> bytes:
         aml.name("_ADR", platform.isa_bridge << 16),
         aml.operation_region("PIRQ", aml.Space.PCI_CONFIG, 0x60, 4),
         aml.byte_field("PIRQ", "PRQA", "PRQB", "PRQC", "PRQD"),
-        isa_device("PIC", "PNP0000", aml.io(0x20, 2), aml.io(0xA0, 2), aml.io(0x4D0, 2), aml.irq_no_flags(2)),
+        isa_device(
+            "PIC", "PNP0000", aml.io(0x20, 2), aml.io(0xA0, 2), aml.io(0x4D0, 2), aml.irq_no_flags(2)
+        ),
         isa_device("TMR", "PNP0100", aml.io(0x40, 4), aml.irq_no_flags(0)),
         isa_device("SPKR", "PNP0800", aml.io(0x61, 1)),
         isa_device("RTC", "PNP0B00", aml.io(0x70, 2), aml.irq_no_flags(8)),

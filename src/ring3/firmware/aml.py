@@ -1,8 +1,8 @@
 """A writer for ACPI Machine Language: just the terms a PC's DSDT needs.
 
 ACPI Specification 6.5, chapter 20 ("AML Specification"); each function is named for the ASL operator or the
-grammar's term it encodes and returns its bytes, so a table is an expression.  Terms are plain `bytes`; where ASL
-takes an integer, these functions take an `int`.
+grammar's term it encodes and returns its bytes, so a table is an expression.  Terms are plain `bytes`; where
+ASL takes an integer, these functions take an `int`.
 
 Resource descriptors (chapter 6.4) are here too: `resource_template` puts them in a buffer with its end tag.
 """
@@ -159,7 +159,7 @@ def create_dword_field(source: bytes, byte_index: int, field_name: str) -> bytes
 
 def io(first: int, length: int, alignment: int = 1) -> bytes:
     """I/O port descriptor, 16-bit decode, at a fixed base."""
-    return b"\x47\x01" + b"".join(part.to_bytes(2, "little") for part in (first, first)) + bytes([alignment, length])
+    return b"\x47\x01" + first.to_bytes(2, "little") * 2 + bytes([alignment, length])
 
 
 def irq_no_flags(line: int) -> bytes:
@@ -168,7 +168,7 @@ def irq_no_flags(line: int) -> bytes:
 
 
 def interrupt_level_high_shared(lines: Sequence[int]) -> bytes:
-    """Extended interrupt descriptor, as a PCI interrupt link uses it; its first line is the dword at byte 5."""
+    """Extended interrupt descriptor, as a PCI interrupt link uses it; its first line is at byte 5."""
     numbers = b"".join(line.to_bytes(4, "little") for line in lines)
     return b"\x89" + (len(numbers) + 2).to_bytes(2, "little") + bytes([0x09, len(lines)]) + numbers
 
@@ -182,7 +182,8 @@ def address_range(kind: tuple[int, int], first: int, last: int, size: int) -> by
     tag = {2: 0x88, 4: 0x87, 8: 0x8A}[size]
     resource_type, specific = kind
     numbers = (0, first, last, 0, last - first + 1)
-    body = bytes([resource_type, 0x0C, specific]) + b"".join(part.to_bytes(size, "little") for part in numbers)
+    body = bytes([resource_type, 0x0C, specific])
+    body += b"".join(number.to_bytes(size, "little") for number in numbers)
     return bytes([tag]) + len(body).to_bytes(2, "little") + body
 
 
