@@ -73,6 +73,8 @@ class Vcpu:
     def tsc(self) -> int:
         """The guest's time-stamp counter now."""
     tsc_hz: int
+    def cpuid(self, leaf: int, subleaf: int = 0) -> tuple[int, int, int, int]:
+        """EAX, EBX, ECX, EDX as the guest's CPUID returns them: which features the model has."""
     def registers(self) -> dict[str, int]:
         """rax … r15, rip, rflags, cr0, cr2, cr3, cr4, cr8, efer, dr0-7, and per segment `cs`, `cs_base`,
         `cs_limit`, `cs_attributes` (…ldtr, tr), gdtr_base/limit, idtr_base/limit."""

@@ -1,5 +1,7 @@
 """The physical memory map, for every size of machine."""
 
+from itertools import pairwise
+
 import pytest
 
 from ring3.firmware import e820
@@ -11,7 +13,7 @@ SIZES = [MIB, 16 * MIB, 512 * MIB, 3 * GIB, 3 * GIB + 4 * KIB, 4 * GIB, 64 * GIB
 @pytest.mark.parametrize("memory", SIZES)
 def test_regions_ascend_without_overlap(memory):
     regions = e820.memory_map(memory)
-    assert all(a.end <= b.base for a, b in zip(regions, regions[1:], strict=False))
+    assert all(a.end <= b.base for a, b in pairwise(regions))
 
 
 @pytest.mark.parametrize("memory", SIZES)

@@ -2,8 +2,8 @@
 
 Documentation/driver-api/early-userspace/buffer-format.rst of the Linux kernel: an initramfs is a row of cpio
 archives ("newc" format), each plain or compressed, with zeros between them.  gzip, bzip2, xz and lzma are
-unpacked to see that nothing is missing; what is inside isn't looked at.  A kernel may also take zstd, lz4, lzo
-and file system images: those pass unchecked.
+unpacked to see that nothing is missing; what is inside is not looked at.  A kernel may also take zstd, lz4,
+lzo and file system images: those pass unchecked.
 """
 
 import bz2
