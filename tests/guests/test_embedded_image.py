@@ -1,4 +1,4 @@
-"""The embedded guest's image, as far as it can be checked without running it: Multiboot 1, §3.1.1 and §3.1.2."""
+"""The embedded guest's image, as far as it can be checked without running it (Multiboot 1, §3.1)."""
 
 import struct
 import subprocess

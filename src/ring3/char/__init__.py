@@ -52,7 +52,7 @@ class NoBackend:
 
 
 def open_backend(spec: str, menu: "Mapping[str, Callable[[], None]] | None" = None) -> CharBackend:
-    """The backend that `stdio`, `file:PATH`, `socket:PATH` or `none` names.
+    """The backend that `stdio`, `file:PATH`, `socket:PATH`, `none` or, for programs, `memory` names.
 
     `menu` has what the keys after Ctrl-] do under `stdio` (see ring3.char.stdio).
     """
@@ -62,6 +62,9 @@ def open_backend(spec: str, menu: "Mapping[str, Callable[[], None]] | None" = No
     match kind:
         case "none":
             return NoBackend()
+        case "memory":
+            from ring3.char.memory import MemoryBackend
+            return MemoryBackend()
         case "stdio":
             from ring3.char.stdio import Stdio
             return Stdio(menu or {})

@@ -1,0 +1,1 @@
+"""For tests of guests: building blocks that Ring3's own tests are made of."""
