@@ -1,6 +1,8 @@
 //! The translator: guest x86 to host x86-64 (see docs/engine.md).
 
+pub mod emit;
 pub mod env;
+pub mod reencode;
 
 use crate::vcpu::Vcpu;
 use env::Env;
