@@ -53,6 +53,10 @@ class Stdio:
         self._inlet.close()
         self._reader.stop()
         self._outlet.close()
+        self.restore_terminal()
+
+    def restore_terminal(self) -> None:
+        """Only that: for a process that ends without `close`."""
         if self._terminal is not None:
             self._terminal.restore()
 
