@@ -1,0 +1,157 @@
+"""What every chip promises: its state is its checkpoint, and no guest can make it raise."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from ring3.char import NoBackend
+from ring3.clock import ManualClock
+from ring3.devices.acpi_pm import AcpiPm, PmFunction
+from ring3.devices.debug_exit import DebugExit
+from ring3.devices.debugcon import DebugCon, PostCodes
+from ring3.devices.i8042 import I8042
+from ring3.devices.ioapic import IoApic
+from ring3.devices.pci.config import PciBus
+from ring3.devices.pci.host import I440Fx
+from ring3.devices.pci.isa_bridge import Piix3
+from ring3.devices.pic import I8259Pair
+from ring3.devices.pit import I8254
+from ring3.devices.reset import PortA, ResetControl
+from ring3.devices.rtc import Mc146818
+from ring3.devices.uart import Ns16550
+from ring3.irq import IrqLine
+from ring3.state import load, record
+
+ACCESSES = 4000
+
+
+def ignore(*values: object) -> None:
+    """A callback or wire that nobody looks at."""
+
+
+@dataclass
+class Device:
+    """How to build a chip, and where a guest reaches it."""
+
+    make: Callable[[ManualClock], Any]
+    byte_faces: Callable[[Any], list[tuple[Any, int]]] = lambda chip: []  # (face, ports)
+    wide_faces: Callable[[Any], list[tuple[Any, int]]] = lambda chip: []  # (face, bytes)
+
+
+class ConfigFace:
+    """A PCI function's configuration space, as the bus reaches it."""
+
+    def __init__(self, function):
+        self.read, self.write = function.read_config, function.write_config
+
+
+def itself(ports):
+    return lambda chip: [(chip, ports)]
+
+
+def config_space(chip):
+    return [(ConfigFace(chip), 256)]
+
+
+DEVICES = {
+    "uart": Device(lambda clock: Ns16550(IrqLine(), NoBackend()), itself(8)),
+    "pic": Device(lambda clock: I8259Pair(ignore), lambda c: [(c.primary, 2), (c.secondary, 2), (c.elcr, 2)]),
+    "pit": Device(lambda clock: I8254(clock, IrqLine()), lambda c: [(c, 4), (c.port_b, 1)]),
+    "rtc": Device(lambda clock: Mc146818(clock, IrqLine(), 946_684_799), itself(2)),
+    "i8042": Device(
+        lambda clock: I8042(clock, IrqLine(), IrqLine(), ignore, ignore),
+        lambda c: [(c.data, 1), (c.command, 1)],
+    ),
+    "port_a": Device(lambda clock: PortA(ignore, ignore), itself(1)),
+    "reset_control": Device(lambda clock: ResetControl(ignore, ignore), itself(1)),
+    "post_codes": Device(lambda clock: PostCodes(), itself(1)),
+    "debugcon": Device(lambda clock: DebugCon(NoBackend()), itself(1)),
+    "debug_exit": Device(lambda clock: DebugExit(ignore), itself(4)),
+    "ioapic": Device(lambda clock: IoApic(ignore), wide_faces=itself(32)),
+    "acpi_pm": Device(
+        lambda clock: AcpiPm(clock, IrqLine(), ignore), lambda c: [(c.smi, 2)], wide_faces=itself(64)
+    ),
+    "pm_function": Device(lambda clock: PmFunction(ignore), wide_faces=config_space),
+    "i440fx": Device(lambda clock: I440Fx(), wide_faces=config_space),
+    "piix3": Device(lambda clock: Piix3([IrqLine() for _ in range(16)]), wide_faces=config_space),
+    # Functions and CF9h have states of their own; a stateless port stands in for the latter.
+    "pci_bus": Device(lambda clock: PciBus([IrqLine()] * 4, DebugCon(NoBackend())), wide_faces=itself(8)),
+}
+
+
+@pytest.fixture(params=DEVICES)
+def device(request) -> Device:
+    return DEVICES[request.param]
+
+
+def faces(device, chip):
+    """(read, write, number of offsets, sizes) of each face; byte faces take their one size silently."""
+    for face, ports in device.byte_faces(chip):
+        yield lambda o, size, f=face: f.read(o), lambda o, v, size, f=face: f.write(o, v & 0xFF), ports, (1,)
+    for face, length in device.wide_faces(chip):
+        yield face.read, face.write, length, (1, 2, 4)
+
+
+def storm(device, chip, clock, rng, accesses=ACCESSES):
+    """What a guest gone wild does; every value read is checked to be one."""
+    ports = list(faces(device, chip))
+    values = []
+    for _ in range(accesses):
+        read, write, offsets, sizes = rng.choice(ports)
+        size = rng.choice(sizes)
+        offset = rng.randrange(0, offsets, size)
+        if rng.random() < 0.4:
+            value = read(offset, size)
+            assert 0 <= value < 1 << 8 * size
+            values.append(value)
+        else:
+            bits = rng.choice((8 * size, 4, 2))
+            write(offset, rng.choice((rng.getrandbits(bits), 0, (1 << 8 * size) - 1)), size)
+        if rng.random() < 0.2:
+            clock.advance(rng.choice((1, 1000, 1_000_000, 300_000_000)))
+    return values
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_access_makes_it_raise(device, seed):
+    clock = ManualClock()
+    storm(device, device.make(clock), clock, random.Random(seed))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_state_survives_a_checkpoint(device, seed):
+    clock, later = ManualClock(), ManualClock()
+    used, twin = device.make(clock), device.make(later)
+    storm(device, used, clock, random.Random(seed), accesses=500)
+    later.advance_to(clock.now())
+    saved = record(used.state)
+    twin.restore(load(type(used.state), saved))
+    assert record(twin.state) == saved
+    again = random.Random(seed)
+    expected = storm(device, used, clock, again, accesses=500)
+    again = random.Random(seed)
+    assert storm(device, twin, later, again, accesses=500) == expected
+    assert record(twin.state) == record(used.state)
+
+
+def test_reset_returns_to_the_first_state(device):
+    clock = ManualClock()
+    chip = device.make(clock)
+    storm(device, chip, clock, random.Random(1), accesses=500)
+    chip.reset()
+    first, now = record(device.make(clock).state), record(chip.state)
+    if isinstance(chip, Mc146818):  # its battery keeps the calendar, the memory and the settings
+        chip.write(0, 0x0B)
+        assert (chip.read(1) & 0x78, chip.state.flags) == (0, 0)
+    else:
+        assert now == first
+
+
+def test_a_fresh_chip_resets_to_itself(device):
+    chip = device.make(ManualClock())
+    before = record(chip.state)
+    chip.reset()
+    assert record(chip.state) == before
