@@ -124,6 +124,10 @@ class HostClock(Clock):
         """Time stands still until `resume`."""
         self._paused_at_ns = self.now()
 
+    @property
+    def paused(self) -> bool:
+        return self._paused_at_ns is not None
+
     def resume(self) -> None:
         if self._paused_at_ns is not None:
             self._origin_ns = time.monotonic_ns() - self._paused_at_ns

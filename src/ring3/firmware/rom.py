@@ -8,7 +8,7 @@ date and the model byte.  Layout of the BIOS data area: IBM PC/AT Technical Refe
 import struct
 
 from ring3.errors import ConfigError
-from ring3.firmware.e820 import EBDA, KIB, SYSTEM_ROM
+from ring3.firmware.e820 import EBDA, KIB
 
 SIZE = 64 * KIB
 BIOS_DATA = 0x400                       # address
@@ -42,6 +42,3 @@ def bios_data_area(serial_ports: tuple[int, ...]) -> bytes:
 def extended_bios_data_area() -> bytes:
     """Its size in KiB is its first byte."""
     return bytes([(0xA0000 - EBDA) // KIB])
-
-
-assert SYSTEM_ROM + SIZE == 0x100000

@@ -1,0 +1,1 @@
+"""One machine per file: a wiring diagram, and the only place with absolute ports, addresses and IRQs."""

@@ -1,0 +1,168 @@
+"""The PC: 82441FX (i440FX) host bridge, PIIX3 ISA bridge, PIIX4 power management, and an I/O APIC.
+
+Intel 290549 (440FX), 290550 (PIIX3), 290562 (PIIX4), 290566 (82093AA).  `build` is the schematic, `post` what
+the BIOS would have set up; `acpi_platform` tells the same numbers to the ACPI tables.
+
+Not there yet: DMA, diskette, IDE, video.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ring3.bus import Bus, OpenBus
+from ring3.char import CharBackend, NoBackend
+from ring3.devices.acpi_pm import AcpiPm, PmFunction
+from ring3.devices.debug_exit import DebugExit
+from ring3.devices.debugcon import DebugCon, PostCodes
+from ring3.devices.i8042 import I8042
+from ring3.devices.ioapic import IoApic
+from ring3.devices.pci.config import PciBus
+from ring3.devices.pci.host import I440Fx
+from ring3.devices.pci.isa_bridge import Piix3
+from ring3.devices.pic import I8259Pair
+from ring3.devices.pit import I8254
+from ring3.devices.reset import PortA, ResetControl
+from ring3.devices.rtc import Mc146818
+from ring3.devices.uart import Ns16550
+from ring3.firmware import e820
+from ring3.firmware import post as firmware_post
+from ring3.firmware.acpi import Platform, Polarity, Trigger
+from ring3.irq import IrqLine, SharedLine, fan_out
+
+COM = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))     # (port, IRQ)
+
+HOST_BRIDGE, ISA_BRIDGE = 0, 1                      # PCI device numbers
+PM_FUNCTION = 3                                     # of the ISA bridge's device
+PM_BASE, PM_PORTS = 0x600, 0x40
+SMI_COMMAND = 0xB2
+SCI_IRQ = 9
+LINK_IRQS = (5, 10, 11)                             # where PCI interrupts may go …
+PIRQ_ROUTE = (10, 10, 11, 11)                       # … and where the BIOS puts PIRQA–PIRQD
+
+
+@dataclass(frozen=True)
+class PcConfig:
+    memory: int                                     # bytes
+    serial: Sequence[CharBackend]                   # COM1 …
+    rtc_start_unix_s: int
+    debug_exit_port: int | None = None
+
+
+def build(bus: Bus, cfg: PcConfig) -> None:
+    """What is wired to what.  Interrupt controllers come first: `reset` goes the other way round."""
+    pic = bus.add("pic", I8259Pair(bus.pins.intr))
+    ioapic = bus.add("ioapic", IoApic(bus.pins.interrupt_message))
+    isa = isa_lines(pic, ioapic)
+    a20 = A20Gate(bus)
+
+    pit = bus.add("pit", I8254(bus.clock, isa[0].input()))
+    rtc = bus.add("rtc", Mc146818(bus.clock, isa[8].input(), cfg.rtc_start_unix_s))
+    ps2 = bus.add("ps2", I8042(isa[1].input(), isa[12].input(), bus.pins.reset, a20.input()))
+    port_a = bus.add("port_a", PortA(a20.input(), bus.pins.reset))
+    reset = bus.add("reset", ResetControl(bus.pins.reset, bus.pins.reset))
+    piix3 = bus.add("isa_bridge", Piix3([line.input() for line in isa]))
+    pci = bus.add("pci", PciBus(piix3.pirq, reset))
+    pm = bus.add("pm", AcpiPm(bus.clock, isa[SCI_IRQ].input(), bus.pins.power_off))
+    pci.add(HOST_BRIDGE, 0, bus.add("host_bridge", I440Fx()))
+    pci.add(ISA_BRIDGE, 0, piix3)
+    pci.add(
+        ISA_BRIDGE,
+        PM_FUNCTION,
+        bus.add("pm_function", PmFunction(lambda _, base: bus.move_ports("pm", base, PM_PORTS, pm))),
+    )
+
+    bus.ports(0x020, 2, "pic", pic.primary)
+    bus.ports(0x0A0, 2, "pic", pic.secondary)
+    bus.ports(0x4D0, 2, "pic", pic.elcr)
+    bus.ports(0x040, 4, "pit", pit)
+    bus.ports(0x060, 1, "ps2", ps2.data)
+    bus.ports(0x061, 1, "pit", pit.port_b)
+    bus.ports(0x064, 1, "ps2", ps2.command)
+    bus.ports(0x070, 2, "rtc", rtc)
+    bus.ports(0x080, 1, "post_codes", bus.add("post_codes", PostCodes()))
+    bus.ports(0x092, 1, "port_a", port_a)
+    bus.ports(SMI_COMMAND, 2, "pm", pm.smi)
+    bus.ports(0x0E9, 1, "debugcon", bus.add("debugcon", DebugCon(NoBackend())))
+    bus.ports(0xCF8, 8, "pci", pci, width=4)
+    bus.mmio(e820.IO_APIC, 0x1000, "ioapic", ioapic)
+    bus.mmio(e820.VIDEO, 0x20000, "video", OpenBus())
+    bus.mmio(e820.OPTION_ROMS, 0x30000, "option_roms", OpenBus())
+
+    for number, (backend, (port, irq)) in enumerate(zip(cfg.serial, COM, strict=False), start=1):
+        com = bus.add(f"com{number}", Ns16550(isa[irq].input(), backend))
+        bus.ports(port, 8, f"com{number}", com)
+    if cfg.debug_exit_port is not None:
+        debug_exit = bus.add("debug_exit", DebugExit(bus.pins.debug_exit))
+        bus.ports(cfg.debug_exit_port, 4, "debug_exit", debug_exit)
+
+
+def isa_lines(pic: I8259Pair, ioapic: IoApic) -> list[SharedLine]:
+    """Each ISA IRQ reaches the 8259 pair and the I/O APIC, IRQ 0 there at input 2; IRQ 2 is the cascade."""
+    lines = [SharedLine(fan_out(pic.line[0], ioapic.line[2]))]
+    lines += [SharedLine(fan_out(pic.line[irq], ioapic.line[irq])) for irq in range(1, 16)]
+    lines[2] = SharedLine(IrqLine())
+    return lines
+
+
+class A20Gate:
+    """Address line 20 passes while any of its controls lets it: port 92h or the 8042."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._gate = SharedLine(IrqLine(bus.set_a20))
+
+    def input(self) -> Callable[[bool], None]:
+        return self._gate.input().set
+
+
+def reset(bus: Bus, cfg: PcConfig) -> None:
+    """The reset line reaches every chip; then power-on self-test.  Interrupt controllers last."""
+    with bus.lock:
+        for chip in reversed(bus.devices.values()):
+            chip.reset()
+        bus.set_a20(False)
+        post(bus, cfg)
+
+
+def post(bus: Bus, cfg: PcConfig) -> None:
+    """As the BIOS would leave it: A20 on, timer ticking, everything masked, PM at its base, PIRQs routed."""
+    for index, value in firmware_post.cmos(cfg.memory, len(cfg.serial)).items():
+        bus.devices["rtc"].set_cmos(index, value)
+    config = firmware_post.config_write
+    level = 1 << SCI_IRQ | sum(1 << irq for irq in set(PIRQ_ROUTE))
+    writes = [(0x92, 0x02, 1)]
+    writes += firmware_post.interrupt_controllers(0x20, 0xA0, 0x4D0, level)
+    writes += firmware_post.system_timer(0x40)
+    for pirq, irq in enumerate(PIRQ_ROUTE):
+        writes += config(ISA_BRIDGE, 0, 0x60 + pirq, irq, 1)
+    writes += config(ISA_BRIDGE, PM_FUNCTION, 0x3C, SCI_IRQ, 1)
+    writes += config(ISA_BRIDGE, PM_FUNCTION, 0x40, PM_BASE | 1, 4)         # PMBA
+    writes += config(ISA_BRIDGE, PM_FUNCTION, 0x80, 0x01, 1)                # PMREGMISC: decode it
+    for port, value, size in writes:
+        bus.write_port(port, value, size)
+
+
+def acpi_platform(processors: int, serial_ports: int) -> Platform:
+    """This board as its ACPI tables tell it."""
+    level = Polarity.ACTIVE_HIGH | Trigger.LEVEL
+    return Platform(
+        processors=processors,
+        local_apic=e820.LOCAL_APIC,
+        io_apic=e820.IO_APIC,
+        io_apic_id=processors,
+        overrides=((0, 2, 0), (SCI_IRQ, SCI_IRQ, level), *((irq, irq, level) for irq in LINK_IRQS)),
+        sci_irq=SCI_IRQ,
+        smi_command=SMI_COMMAND,
+        acpi_enable=0xF1,
+        acpi_disable=0xF0,
+        pm1_event=PM_BASE,
+        pm1_control=PM_BASE + 4,
+        pm_timer=PM_BASE + 8,
+        pm_ports=(PM_BASE, PM_PORTS),
+        soft_off_type=0,
+        reset_port=0xCF9,
+        reset_value=0x06,
+        isa_bridge=ISA_BRIDGE,
+        link_irqs=LINK_IRQS,
+        pci_hole=(e820.PCI_HOLE, e820.PCI_HOLE_LAST),
+        serial=COM[:serial_ports],
+    )

@@ -1,0 +1,162 @@
+"""What boards plug chips into: port and MMIO windows, the clock, the CPU's pins, and chips by name.
+
+Theory.  The native I/O map calls back into Python on the vCPU's thread.  A chip is also called by the timer
+thread and the event loop's thread, so every way into a chip takes the *machine lock*: the callbacks made
+here, timers, input from the host.  Device code is therefore never concurrent.
+
+1. Windows never overlap: two chips at one port are the board's mistake, a ValueError naming both.  A window
+   that a guest moves (`move_ports`) onto another is left undecoded instead: a guest cannot raise.
+2. Lock order: machine lock, then anything else (a backend's, the machine's own condition).
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from ring3 import trace
+from ring3.clock import Clock
+from ring3.devices.face import ByteFace, WideFace
+
+Chip = TypeVar("Chip")
+
+
+class IoMap(Protocol):
+    """The part of _native.Vm that a bus uses."""
+
+    def map_ports(self, first: int, count: int, read: Any, write: Any, *, width: int = 1) -> None: ...
+    def unmap_ports(self, first: int, count: int) -> None: ...
+    def map_mmio(self, base: int, size: int, read: Any, write: Any, *, width: int = 4) -> None: ...
+    def unmap_mmio(self, base: int, size: int) -> None: ...
+    def map_rom(self, base: int, data: bytes) -> None: ...
+    def set_a20(self, enabled: bool) -> None: ...
+
+
+@dataclass(frozen=True)
+class Pins:
+    """The CPU's and the power supply's wires, as functions."""
+
+    intr: Callable[[bool], None]
+    interrupt_message: Callable[[int, int, int, bool, bool], None]
+    reset: Callable[[], None]           # the whole machine
+    power_off: Callable[[], None]
+    debug_exit: Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Window:
+    first: int
+    count: int                          # ports or bytes
+    name: str
+    face: Any
+    width: int                          # bytes of the widest access taken as it is
+
+    @property
+    def last(self) -> int:
+        return self.first + self.count - 1
+
+    def overlaps(self, first: int, count: int) -> bool:
+        return self.first < first + count and first <= self.last
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.first:X}h–{self.last:X}h"
+
+
+class OpenBus:
+    """Nobody answers: reads float high."""
+
+    def read(self, offset: int, size: int) -> int:
+        return (1 << 8 * size) - 1
+
+    def write(self, offset: int, value: int, size: int) -> None:
+        pass
+
+
+class Bus:
+    def __init__(self, io: IoMap, clock: Clock, pins: Pins, lock: Any = None) -> None:
+        self.io = io
+        self.clock = clock
+        self.pins = pins
+        self.lock = lock if lock is not None else threading.RLock()
+        self.devices: dict[str, Any] = {}
+        self.port_windows: list[Window] = []
+        self.mmio_windows: list[Window] = []
+
+    def add(self, name: str, chip: Chip) -> Chip:
+        if name in self.devices:
+            raise ValueError(f"two chips are called {name!r}")
+        self.devices[name] = chip
+        return chip
+
+    def set_a20(self, enabled: bool) -> None:
+        self.io.set_a20(enabled)
+
+    # --- windows ---
+
+    def ports(self, first: int, count: int, name: str, face: ByteFace | WideFace, width: int = 1) -> None:
+        """`width` 1: byte registers; 2 or 4: a WideFace that tells accesses of up to that size apart."""
+        window = Window(first, count, name, face, width)
+        self._refuse_overlap("ports", self.port_windows, window)
+        self.port_windows.append(window)
+        self.io.map_ports(first, count, self.locked(face.read), self.locked(face.write), width=width)
+
+    def mmio(self, base: int, size: int, name: str, face: WideFace, width: int = 4) -> None:
+        window = Window(base, size, name, face, width)
+        self._refuse_overlap("addresses", self.mmio_windows, window)
+        self.mmio_windows.append(window)
+        self.io.map_mmio(base, size, self.locked(face.read), self.locked(face.write), width=width)
+
+    def move_ports(self, name: str, first: int | None, count: int, face: WideFace, width: int = 4) -> None:
+        """A window whose place the guest programs: at `first`, or nowhere."""
+        for window in [w for w in self.port_windows if w.name == name]:
+            self.port_windows.remove(window)
+            self.io.unmap_ports(window.first, window.count)
+        if first is None:
+            return
+        taken = next((w for w in self.port_windows if w.overlaps(first, count)), None)
+        if taken is not None or first + count > 0x10000:
+            trace.odd(name, "moved to %Xh, where it cannot be decoded: %s", first, taken or "beyond FFFFh")
+            return
+        self.ports(first, count, name, face, width)
+
+    def _refuse_overlap(self, what: str, windows: list[Window], new: Window) -> None:
+        for window in windows:
+            if window.overlaps(new.first, new.count):
+                raise ValueError(f"{what} of {new} overlap those of {window}")
+
+    def locked(self, access: Callable[..., Any]) -> Callable[..., Any]:
+        """`access` under the machine lock; explicit calls, because `with` costs more on this path."""
+        acquire, release = self.lock.acquire, self.lock.release
+
+        def locked(*values: int) -> Any:
+            acquire()
+            try:
+                return access(*values)
+            finally:
+                release()
+
+        return locked
+
+    # --- accesses of our own, as the firmware would make them ---
+
+    def write_port(self, port: int, value: int, size: int = 1) -> None:
+        window = next((w for w in self.port_windows if w.overlaps(port, 1)), None)
+        with self.lock:
+            if window is None:
+                trace.odd("bus", "write of %Xh to port %Xh, where nobody listens", value, port)
+            elif window.width > 1:
+                window.face.write(port - window.first, value, size)
+            else:
+                for index in range(size):
+                    window.face.write(port - window.first + index, value >> 8 * index & 0xFF)
+
+    def read_port(self, port: int, size: int = 1) -> int:
+        window = next((w for w in self.port_windows if w.overlaps(port, 1)), None)
+        with self.lock:
+            if window is None:
+                return (1 << 8 * size) - 1
+            if window.width > 1:
+                return int(window.face.read(port - window.first, size))
+            return sum(
+                window.face.read(port - window.first + index) << 8 * index for index in range(size)
+            )

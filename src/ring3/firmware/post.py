@@ -1,0 +1,49 @@
+"""What power-on self-test leaves in a PC's chips: the set-up a BIOS makes before it boots anything.
+
+Pure data: CMOS bytes, and the port accesses in their order.  Where each chip's registers are is the board's
+business, so those come as arguments.  Layout of CMOS memory: IBM PC/AT Technical Reference (1984), section 5,
+and the extensions that all BIOSes share (15h–18h, 30h–35h, 5Bh–5Dh).
+"""
+
+from ring3.firmware.e820 import EBDA, EXTENDED, KIB, MIB, split
+
+PortWrite = tuple[int, int, int]                    # (port, value, size in bytes)
+
+CONFIG_ADDRESS, CONFIG_DATA = 0xCF8, 0xCFC
+
+
+def cmos(memory: int, serial_ports: int) -> dict[int, int]:
+    """Bytes by index, with the checksum of 10h–2Dh in 2Eh–2Fh."""
+    low, high = split(memory)
+    conventional_kib = EBDA // KIB + 1
+    extended_kib = min((low - EXTENDED) // KIB, 0xFFFF)
+    above_16_mib = min(max(low - 16 * MIB, 0) // (64 * KIB), 0xFFFF)
+    above_4_gib = high // (64 * KIB)
+    equipment = serial_ports << 6 & 0xC0 | 0x02     # an x87 is there; no diskettes
+    words = {0x15: conventional_kib, 0x17: extended_kib, 0x30: extended_kib, 0x34: above_16_mib}
+    values = {0x14: equipment}
+    for index, word in words.items():
+        values |= {index: word & 0xFF, index + 1: word >> 8}
+    values |= {0x5B + n: above_4_gib >> 8 * n & 0xFF for n in range(3)}
+    total = sum(values.get(index, 0) for index in range(0x10, 0x2E))
+    return values | {0x2E: total >> 8 & 0xFF, 0x2F: total & 0xFF}
+
+
+def config_write(device: int, function: int, register: int, value: int, size: int) -> list[PortWrite]:
+    """One write to PCI configuration space by mechanism #1."""
+    address = 1 << 31 | device << 11 | function << 8 | register & 0xFC
+    return [(CONFIG_ADDRESS, address, 4), (CONFIG_DATA + (register & 3), value, size)]
+
+
+def interrupt_controllers(primary: int, secondary: int, elcr: int, level: int) -> list[PortWrite]:
+    """The 8259 pair at vectors 08h and 70h, all masked; `level` has a bit for each level-triggered IRQ."""
+    writes = []
+    for port, base, icw3 in ((primary, 0x08, 0x04), (secondary, 0x70, 0x02)):
+        writes += [(port, 0x11, 1), (port + 1, base, 1), (port + 1, icw3, 1), (port + 1, 0x01, 1)]
+        writes.append((port + 1, 0xFF, 1))
+    return [*writes, (elcr, level & 0xFF, 1), (elcr + 1, level >> 8, 1)]
+
+
+def system_timer(pit: int) -> list[PortWrite]:
+    """Counter 0 in mode 3 with 65536: 18.2 interrupts a second."""
+    return [(pit + 3, 0x36, 1), (pit, 0, 1), (pit, 0, 1)]

@@ -1,0 +1,517 @@
+"""A whole machine: build, start, pause, reset, stop; devices by name.
+
+    with Machine(kernel="vmlinuz", initrd="initrd.gz", append="console=ttyS0 rdinit=/bin/sh") as vm:
+        vm.serial[0].expect("# ")
+        vm.serial[0].send("poweroff -f\\n")
+        assert vm.wait(timeout_s=60).reason is ExitReason.POWER_OFF
+
+Threads.  The vCPU's runs guest code and, under the machine lock, devices.  The timer's waits for the clock's
+next deadline: not the event loop, because asyncio's timers are a millisecond late and a PC's must not be.
+The event loop's takes the host's input.  Whoever calls these methods is a fourth.
+
+1. What others ask of the vCPU (pause, reset, end) is noted under `_changed`, then the vCPU is kicked; it
+   carries it out in `attend`, between two runs of guest code.
+2. The first reason to end counts; `_result` is set once.
+3. Lock order: machine lock, then `_changed`.  Nobody waits for `_changed` while holding the machine lock.
+"""
+
+import asyncio
+import enum
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ring3 import vcpu as vcpu_loop
+from ring3.boards import pc
+from ring3.bus import Bus, Pins
+from ring3.char import CharBackend, open_backend
+from ring3.char.memory import MemoryBackend
+from ring3.clock import NS_PER_S, HostClock
+from ring3.config import File, MachineConfig, configure
+from ring3.errors import ConfigError, EngineError, HostError, VmError
+from ring3.firmware import acpi, boot, e820, initrd, rom
+from ring3.firmware.handover import Boot, Kernel, Target
+from ring3.report import triple_fault_report
+
+if TYPE_CHECKING:
+    from ring3 import _native
+
+SWITCH_INTERVAL_S = 1e-4                # CPython's default lets a busy Python thread starve the vCPU for 5 ms
+EMBEDDED_GUEST = "embedded_guest.bin"
+STOP_PATIENCE_S = 10.0                  # the longest `stop` waits for the vCPU's thread
+LONG_MODE = 1 << 29                     # CPUID.80000001h:EDX
+
+
+class ExitReason(enum.Enum):
+    """Why a machine ended; the value is the exit status of `ring3 run`."""
+
+    POWER_OFF = 0                       # the guest switched it off
+    RESET = 3                           # the guest reset it, and `reboot` is off
+    TRIPLE_FAULT = 4                    # and `on_triple_fault` is "stop"
+    ERROR = 5                           # the engine or a device found itself wrong, or the initrd is damaged
+    STOPPED = 6                         # from outside: `stop`
+    DEBUG_EXIT = 7                      # through isa-debug-exit; the exit status is the one the guest chose
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a machine ended."""
+
+    reason: ExitReason
+    code: int | None = None             # DEBUG_EXIT: the status
+    report: str = ""                    # TRIPLE_FAULT: registers and code bytes
+    error: VmError | None = None        # ERROR
+
+    @property
+    def exit_status(self) -> int:
+        return self.reason.value if self.code is None else self.code
+
+
+class GuestMemory:
+    """`vm.memory`: guest-physical memory, as DMA sees it."""
+
+    def __init__(self, vm: "_native.Vm") -> None:
+        self._vm = vm
+
+    def read(self, address: int, length: int) -> bytes:
+        return self._vm.read_physical(address, length)
+
+    def write(self, address: int, data: bytes) -> None:
+        self._vm.write_physical(address, data)
+
+
+class Machine:
+    def __init__(
+        self,
+        config: MachineConfig | None = None,
+        *,
+        menu: Mapping[str, Callable[[], None]] | None = None,
+        **settings: Any,
+    ) -> None:
+        """From a MachineConfig or from its fields by name.  `menu`: see ring3.char.open_backend."""
+        if config is not None and settings:
+            raise ConfigError("give Machine a MachineConfig or settings, not both")
+        self.config = config if config is not None else configure(settings)
+        kernel = load_kernel(self.config)
+        native = import_native()
+        self._changed = threading.Condition()
+        self._attention = False
+        self._want_reset = False
+        self._want_pause = False
+        self._parked = False
+        self._result: Result | None = None
+        self._thread: threading.Thread | None = None
+        self._finished = False
+        self._closed = False
+        self._vm, self.vcpu = create_vcpu(native, self.config)
+        self.memory = GuestMemory(self._vm)
+        self.clock = HostClock()
+        self.clock.pause()
+        self.serial: list[Any] = open_serial(self.config, menu)
+        try:
+            self._build()
+            self._power_on(kernel)
+        except BaseException:
+            self._close_serial()
+            raise
+        self._unchecked_initrd = (kernel.initrd, kernel.initrd_name)
+
+    def _build(self) -> None:
+        config = self.config
+        pins = Pins(
+            intr=self.vcpu.set_intr,
+            interrupt_message=self.vcpu.deliver_apic_interrupt,
+            reset=self._guest_reset,
+            power_off=partial(self._end, Result(ExitReason.POWER_OFF)),
+            debug_exit=lambda code: self._end(Result(ExitReason.DEBUG_EXIT, code)),
+        )
+        start_unix_s = config.rtc_start_unix_s
+        self._pc = pc.PcConfig(
+            memory=config.memory_bytes,
+            serial=self.serial,
+            rtc_start_unix_s=int(time.time()) if start_unix_s is None else start_unix_s,
+            debug_exit_port=config.debug_exit_port,
+        )
+        self.bus = Bus(self._vm, self.clock, pins)
+        pc.build(self.bus, self._pc)
+        self.devices: Mapping[str, Any] = self.bus.devices
+        self.vcpu.set_intr_acknowledge(self.bus.locked(self.devices["pic"].acknowledge))
+        self.vcpu.set_eoi_handler(self.bus.locked(self.devices["ioapic"].eoi))
+        self._vm.set_io_error_handler(self._device_error)
+        self._tables = self._write_rom()
+
+    def _write_rom(self) -> acpi.Tables:
+        platform = pc.acpi_platform(processors=1, serial_ports=len(self.serial))
+        tables = acpi.build(platform, base=e820.SYSTEM_ROM, facs=rom.FACS)
+        image = rom.build(tables.image)
+        self._vm.map_rom(e820.SYSTEM_ROM, image)
+        self._vm.map_rom(e820.UPPER_ROM, image)
+        return tables
+
+    def _prepare_boot(self, kernel: Kernel) -> Boot:
+        memory = self.config.memory_bytes
+        long_mode = bool(self.vcpu.cpuid(0x8000_0001)[3] & LONG_MODE)
+        return boot.load(kernel, Target(memory, e820.memory_map(memory), self._tables.rsdp, long_mode))
+
+    def _power_on(self, kernel: Kernel) -> None:
+        """Power-on or reset: chips, memory as firmware leaves it, the kernel, the CPU at its entry.
+
+        RAM is otherwise left as it is, as on hardware.
+        """
+        handover = self._prepare_boot(kernel)
+        pc.reset(self.bus, self._pc)
+        ports = tuple(port for port, _ in pc.COM[: len(self.serial)])
+        self._vm.write_physical(rom.BIOS_DATA, rom.bios_data_area(ports))
+        self._vm.write_physical(e820.EBDA, rom.extended_bios_data_area())
+        self._vm.write_physical(rom.FACS, self._tables.facs)
+        for address, data in handover.writes:
+            self._vm.write_physical(address, data)
+        self.vcpu.reset()
+        self.vcpu.set_registers(dict(handover.registers))
+
+    # --- life ---
+
+    def start(self) -> None:
+        """Lets it run; returns at once."""
+        if self._thread is not None:
+            raise ConfigError("this machine was started before: build a new one")
+        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
+        self.clock.resume()
+        self._timers = TimerThread(self.clock, self.bus.lock, self._device_error)
+        self._loop = EventLoopThread()
+        for number, backend in enumerate(self.serial, start=1):
+            receive = self.bus.locked(self.devices[f"com{number}"].receive)
+            self._loop.call(backend.attach, self._loop.loop, receive)
+        data, name = self._unchecked_initrd
+        self._unchecked_initrd = (None, "")     # tens of MiB: not kept
+        if data is not None:
+            arguments = (data, name)
+            threading.Thread(target=self._check_initrd, args=arguments, name="initrd", daemon=True).start()
+        self._thread = threading.Thread(target=self._vcpu_thread, name="vcpu-0", daemon=True)
+        self._thread.start()
+
+    def run(self) -> Result:
+        """Starts it and waits for its end."""
+        self.start()
+        result = self.wait()
+        assert result is not None       # only a timeout makes it None
+        return result
+
+    def wait(self, timeout_s: float | None = None) -> Result | None:
+        """How it ended; None when it still runs after `timeout_s`.  Raises the error that ended it."""
+        if self._thread is None:
+            raise ConfigError("this machine was never started: call start() or run()")
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._finished, timeout_s):
+                return None
+        self._close()
+        assert self._result is not None
+        if self._result.error is not None:
+            raise self._result.error
+        return self._result
+
+    def stop(self) -> None:
+        """Pulls the plug; returns when it is off.  From a signal handler or a menu, use `request_stop`."""
+        self.request_stop()
+        if self._thread is None:
+            self._close()
+            return
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._finished, STOP_PATIENCE_S):
+                raise EngineError("the virtual CPU did not stop", self._thread.name)
+        self._close()
+
+    def request_stop(self) -> None:
+        """Has it end soon, and returns at once; from any thread or signal handler."""
+        self._end(Result(ExitReason.STOPPED))
+
+    def power_off(self) -> None:
+        """Presses the power button: the guest is asked to shut down (ACPI)."""
+        with self.bus.lock:
+            self.devices["pm"].press_power_button()
+
+    def reset(self) -> None:
+        """Presses the reset button."""
+        with self._changed:
+            self._want_reset = True
+        self._kick()
+
+    def pause(self) -> None:
+        """Stops the guest and its clock; returns when it stands."""
+        with self._changed:
+            self._want_pause = True
+        self._kick()
+        if self._thread is None or self._thread is threading.current_thread():
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: self._parked or self._finished or not self._want_pause)
+
+    def resume(self) -> None:
+        with self._changed:
+            self._want_pause = False
+            self._changed.notify_all()
+
+    @property
+    def paused(self) -> bool:
+        return self._want_pause
+
+    def stats(self) -> dict[str, Any]:
+        return self.vcpu.stats()
+
+    def __enter__(self) -> "Machine":
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        if error is None and self._result is not None and self._result.error is not None:
+            raise self._result.error
+
+    # --- the vCPU's side (vcpu.Control) ---
+
+    def attend(self) -> bool:
+        if not self._attention:
+            return True
+        self._attention = False         # before looking: what is asked for from now on sets it again
+        if self._want_pause and self._result is None:
+            self._park()
+        with self._changed:
+            reset, self._want_reset = self._want_reset, False
+            ended = self._result is not None
+        if reset and not ended:
+            self._power_on_again()
+        return self._result is None
+
+    def _park(self) -> None:
+        """Stands until resumed or ended, and the clock with it."""
+        with self.bus.lock:
+            self.clock.pause()
+        with self._changed:
+            self._parked = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._want_pause or self._result is not None)
+            self._parked = False
+        with self.bus.lock:
+            self.clock.resume()
+            self._timers.wake()
+
+    def _power_on_again(self) -> None:
+        """Kernel and initrd are read anew, so that their bytes need not be kept."""
+        try:
+            self._power_on(load_kernel(self.config))
+        except VmError as error:
+            self._end(Result(ExitReason.ERROR, error=error))
+
+    def triple_fault(self) -> None:
+        if self.config.on_triple_fault == "stop":
+            self._end(Result(ExitReason.TRIPLE_FAULT, report=triple_fault_report(self.vcpu)))
+        else:
+            self._guest_reset()
+
+    def engine_error(self, report: str) -> None:
+        first = report.splitlines()[0] if report else "no report"
+        self._end(Result(ExitReason.ERROR, error=EngineError(f"the CPU engine failed: {first}", report)))
+
+    def _guest_reset(self) -> None:
+        if self.config.reboot:
+            self.reset()
+        else:
+            self._end(Result(ExitReason.RESET))
+
+    def _device_error(self, error: BaseException) -> None:
+        """A chip raised: our bug, never the guest's."""
+        failure = EngineError(f"a device failed: {error!r}")
+        failure.__cause__ = error
+        self._end(Result(ExitReason.ERROR, error=failure))
+
+    def _check_initrd(self, data: bytes, name: str) -> None:
+        """Beside the guest, which needs seconds until it misses anything."""
+        try:
+            initrd.check(data, name)
+        except ConfigError as error:
+            self._end(Result(ExitReason.ERROR, error=error))
+
+    def _end(self, result: Result) -> None:
+        with self._changed:
+            if self._result is None:
+                self._result = result
+            self._changed.notify_all()
+        self._kick()
+
+    def _kick(self) -> None:
+        self._attention = True          # first: the kicked vCPU looks at it
+        self.vcpu.kick()
+
+    def _vcpu_thread(self) -> None:
+        try:
+            vcpu_loop.run(self.vcpu, self)
+        except BaseException as error:
+            self._device_error(error)
+        finally:
+            with self._changed:
+                self._finished = True
+                self._changed.notify_all()
+
+    # --- the end ---
+
+    def _close(self) -> None:
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+        if self._thread is not None:
+            self._thread.join()
+            self._timers.stop()
+            self._loop.stop()
+        self._close_serial()
+
+    def _close_serial(self) -> None:
+        for backend in self.serial:
+            backend.close()
+
+
+class TimerThread:
+    """Runs the clock's timers, each as soon as it is due, under the machine lock."""
+
+    def __init__(self, clock: HostClock, lock: Any, failed: Callable[[BaseException], None]) -> None:
+        self._clock = clock
+        self._failed = failed
+        self._changed = threading.Condition(lock)
+        self._stopped = False
+        clock.on_earlier_deadline = self._earlier
+        self._thread = threading.Thread(target=self._run, name="timers", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        with self._changed:
+            self._changed.notify()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _earlier(self, deadline_ns: int) -> None:
+        self._changed.notify()          # the chip that armed it runs under the machine lock
+
+    def _run(self) -> None:
+        with self._changed:
+            while not self._stopped:
+                try:
+                    self._clock.run_due()
+                except Exception as error:
+                    self._failed(error)
+                    return
+                self._changed.wait(self._seconds_to_deadline())
+
+    def _seconds_to_deadline(self) -> float | None:
+        deadline_ns = self._clock.next_deadline()
+        if deadline_ns is None or self._clock.paused:
+            return None
+        return max(deadline_ns - self._clock.now(), 0) / NS_PER_S
+
+
+class EventLoopThread:
+    """An asyncio loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="event-loop", daemon=True)
+        self._thread.start()
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Runs `function` in the loop's thread and waits for it."""
+
+        async def body() -> None:
+            function(*arguments)
+
+        asyncio.run_coroutine_threadsafe(body(), self.loop).result()
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+
+# --- building blocks ---
+
+
+def import_native() -> Any:
+    """The extension module, or how to get it."""
+    try:
+        from ring3 import _native
+    except ImportError as error:
+        raise HostError(f"the native module ring3._native is missing ({error}): run `make build`") from error
+    return _native
+
+
+def create_vcpu(native: Any, config: MachineConfig) -> "tuple[_native.Vm, _native.Vcpu]":
+    memory = config.memory_bytes
+    models = native.cpu_models()
+    if config.cpu not in models:
+        raise ConfigError(f"cpu: {config.cpu!r} is no CPU model: give one of {', '.join(models)}")
+    try:
+        vm = native.Vm(memory, e820.split(memory)[0])
+        engine = "translate" if config.engine == "auto" else config.engine
+        return vm, native.Vcpu(vm, engine=engine, cpu=config.cpu)
+    except (MemoryError, OSError) as error:
+        raise HostError(f"the host cannot give {memory >> 20} MiB to the machine: {error}") from error
+
+
+def open_serial(config: MachineConfig, menu: Mapping[str, Callable[[], None]] | None) -> list[Any]:
+    """A backend for each COM port."""
+    backends: list[CharBackend] = []
+    try:
+        for spec in config.serial_ports:
+            if spec == "memory":
+                backends.append(MemoryBackend())
+            elif isinstance(spec, str):
+                backends.append(open_backend(spec, menu))
+            else:
+                backends.append(spec)
+    except BaseException:
+        for backend in backends:
+            backend.close()
+        raise
+    return list(backends)
+
+
+def load_kernel(config: MachineConfig) -> Kernel:
+    """Reads the files that the configuration names."""
+    if config.kernel is None:
+        data = resources.files("ring3.firmware").joinpath(EMBEDDED_GUEST)
+        if not data.is_file():
+            raise ConfigError("kernel: the embedded guest is not built: run `make build`, or give --kernel")
+        return Kernel(data.read_bytes(), name="ring3", command_line=config.append)
+    kernel, name = read_file("kernel", config.kernel)
+    if config.initrd is None:
+        return Kernel(kernel, name, command_line=config.append)
+    initrd_data, initrd_name = read_file("initrd", config.initrd)
+    return Kernel(kernel, name, initrd_data, initrd_name, config.append)
+
+
+def read_file(setting: str, file: File) -> tuple[bytes, str]:
+    """Contents and a name for messages."""
+    if isinstance(file, bytes):
+        return file, setting
+    try:
+        return Path(file).read_bytes(), str(file)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(f"{setting}: {file}: {reason}: give the path of a readable file") from error
+    except ValueError as error:         # a NUL in the path
+        raise ConfigError(f"{setting}: {file!r} is no path ({error})") from error

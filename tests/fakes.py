@@ -1,0 +1,165 @@
+"""A pure-Python stand-in for the native module: memory, the I/O map, and a CPU that runs a Python function.
+
+A test sets `FakeVcpu.guest` to a function of the vCPU that plays the guest: it uses `inb`, `outb` and the like,
+and returns an Exit.  It is called for each `run`.
+"""
+
+import threading
+
+
+class Exit:
+    HALT, KICKED, SHUTDOWN, ERROR = range(4)
+
+
+class FakeVm:
+    def __init__(self, ram_bytes, low_ram_bytes):
+        self.ram_bytes = ram_bytes
+        self.low_ram_bytes = low_ram_bytes
+        self.writes = {}
+        self.ports = {}
+        self.mmio = {}
+        self.roms = {}
+        self.a20 = None
+        self.io_error_handler = None
+
+    def write_physical(self, address, data):
+        self.writes[address] = bytes(data)
+
+    def read_physical(self, address, length):
+        return self.writes.get(address, b"\xff" * length)[:length]
+
+    def map_ports(self, first, count, read, write, *, width=1):
+        for port in range(first, first + count):
+            if port in self.ports:
+                raise ValueError(f"port {port:#x} is taken")
+            self.ports[port] = (first, read, write, width)
+
+    def unmap_ports(self, first, count):
+        for port in range(first, first + count):
+            del self.ports[port]
+
+    def map_mmio(self, base, size, read, write, *, width=4):
+        self.mmio[base] = (size, read, write, width)
+
+    def unmap_mmio(self, base, size):
+        del self.mmio[base]
+
+    def map_rom(self, base, data):
+        self.roms[base] = data
+
+    def set_a20(self, enabled):
+        self.a20 = enabled
+
+    def set_io_error_handler(self, handler):
+        self.io_error_handler = handler
+
+
+class FakeVcpu:
+    guest = None
+
+    def __init__(self, vm, *, index=0, engine="translate", cpu="max"):
+        self.vm = vm
+        self.engine = engine
+        self.register_values = {}
+        self.resets = 0
+        self.intr = False
+        self.acknowledge = None
+        self.messages = []
+        self._wake = threading.Event()
+
+    def run(self):
+        if self._wake.is_set():
+            self._wake.clear()
+            return Exit.KICKED
+        return type(self).guest(self)
+
+    def wait(self):
+        self._wake.wait()
+        self._wake.clear()
+
+    def kick(self):
+        self._wake.set()
+
+    def kicked(self):
+        """For guests that loop."""
+        return self._wake.is_set()
+
+    def reset(self):
+        self.resets += 1
+
+    def set_intr(self, level):
+        self.intr = level
+        if level:
+            self._wake.set()
+
+    def set_intr_acknowledge(self, acknowledge):
+        self.acknowledge = acknowledge
+
+    def deliver_apic_interrupt(self, *message):
+        self.messages.append(message)
+
+    def set_eoi_handler(self, handler):
+        self.eoi_handler = handler
+
+    def registers(self):
+        names = [f"r{n}" for n in range(8, 16)]
+        names += ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "rip", "rflags"]
+        names += ["cr0", "cr2", "cr3", "cr4", "cr8", "efer", "gdtr_base", "gdtr_limit", "idtr_base", "idtr_limit"]
+        for segment in ("cs", "ss", "ds", "es", "fs", "gs", "ldtr", "tr"):
+            names += [segment, f"{segment}_base", f"{segment}_limit", f"{segment}_attributes"]
+        return dict.fromkeys(names, 0) | self.register_values
+
+    def set_registers(self, values):
+        self.register_values |= values
+
+    def read_virtual(self, address, length):
+        return b"\xf4" if address < 0x1000 else None
+
+    def cpuid(self, leaf, subleaf=0):
+        return (0, 0, 0, 1 << 29)
+
+    def stats(self):
+        return {"blocks": 0}
+
+    def error(self):
+        return "block 7: RSP lost\nregisters follow"
+
+    # --- the guest's instructions ---
+
+    def _port(self, port):
+        first, read, write, width = self.vm.ports[port]
+        return port - first, read, write, width
+
+    def inb(self, port):
+        offset, read, _, width = self._port(port)
+        try:
+            return read(offset) if width == 1 else read(offset, 1)
+        except Exception as error:
+            self.vm.io_error_handler(error)
+            return 0xFF
+
+    def outb(self, port, value):
+        self._out(port, value, 1)
+
+    def outw(self, port, value):
+        self._out(port, value, 2)
+
+    def outl(self, port, value):
+        self._out(port, value, 4)
+
+    def _out(self, port, value, size):
+        offset, _, write, width = self._port(port)
+        try:
+            if width > 1:
+                write(offset, value, size)
+            else:
+                write(offset, value & 0xFF)
+        except Exception as error:
+            self.vm.io_error_handler(error)
+
+
+Vm, Vcpu = FakeVm, FakeVcpu
+
+
+def cpu_models():
+    return {"max": "everything"}
