@@ -2,8 +2,9 @@
 
 import sys
 
-import fakes
 import pytest
+
+import fakes
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """A pure-Python stand-in for the native module: memory, the I/O map, and a CPU that runs a Python function.
 
-A test sets `FakeVcpu.guest` to a function of the vCPU that plays the guest: it uses `inb`, `outb` and the like,
-and returns an Exit.  It is called for each `run`.
+A test sets `FakeVcpu.guest` to a function of the vCPU that plays the guest: it uses `inb`, `outb` and the
+like, and returns an Exit.  It is called for each `run`.
 """
 
 import threading
@@ -104,7 +104,8 @@ class FakeVcpu:
     def registers(self):
         names = [f"r{n}" for n in range(8, 16)]
         names += ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "rip", "rflags"]
-        names += ["cr0", "cr2", "cr3", "cr4", "cr8", "efer", "gdtr_base", "gdtr_limit", "idtr_base", "idtr_limit"]
+        names += ["cr0", "cr2", "cr3", "cr4", "cr8", "efer"]
+        names += ["gdtr_base", "gdtr_limit", "idtr_base", "idtr_limit"]
         for segment in ("cs", "ss", "ds", "es", "fs", "gs", "ldtr", "tr"):
             names += [segment, f"{segment}_base", f"{segment}_limit", f"{segment}_attributes"]
         return dict.fromkeys(names, 0) | self.register_values

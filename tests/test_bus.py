@@ -3,8 +3,8 @@
 import threading
 
 import pytest
-from fakes import FakeVm
 
+from fakes import FakeVm
 from ring3.bus import Bus, OpenBus, Pins
 from ring3.clock import ManualClock
 

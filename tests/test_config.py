@@ -29,7 +29,9 @@ def test_memory_sizes(text, size):
     assert MachineConfig(memory=text).memory_bytes == size
 
 
-@pytest.mark.parametrize("text", ["", "0", "512", "M", "-1G", "1.5G", "1T", "lots", "99999999999999999999M", True, None])
+@pytest.mark.parametrize(
+    "text", ["", "0", "512", "M", "-1G", "1.5G", "1T", "lots", "99999999999999999999M", True, None]
+)
 def test_what_is_no_size_is_refused_with_an_example(text):
     with pytest.raises(ConfigError, match=r"^memory: .*512M"):
         MachineConfig(memory=text)

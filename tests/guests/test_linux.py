@@ -1,6 +1,7 @@
 """Unmodified Linux kernels of Debian 12, to a shell on the serial port and to a clean power-off (ACPI S5)."""
 
 import pytest
+
 from conftest import BOOT_TIMEOUT_S, busybox_root, image
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(2 * BOOT_TIMEOUT_S)]
