@@ -4,11 +4,28 @@
 //! may fault (`Err(Fault)`, then nothing of the instruction is committed), and commits.  RIP moves
 //! to `next_rip`, which branches change.  Handlers are grouped by instruction family, one file each.
 
+mod alu;
+mod bcd;
+mod bits;
+mod branch;
+mod condition;
+mod data;
 mod execute;
 mod fpu;
+mod host;
 pub mod interrupt;
+mod muldiv;
 pub mod operand;
+mod port;
+mod shift;
+mod stack;
+mod string;
 mod system;
+#[cfg(test)]
+mod test_support;
+#[cfg(test)]
+mod tests;
+mod update;
 
 use crate::fault::Fault;
 use crate::memory::PAGE;

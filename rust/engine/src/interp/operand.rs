@@ -93,34 +93,38 @@ impl Vcpu {
         }
         let index = insn.memory_index();
         let mut offset = insn.memory_displacement64();
-        let mut bits = self.cpu.code_bits();
         if base != Register::None {
             offset = offset.wrapping_add(self.cpu.gpr[number(base)]);
-            bits = 8 * base.size() as u32;
         }
-        if index != Register::None && index.is_gpr() {
+        if index.is_gpr() {
             let scaled = self
                 .reg(index)
                 .wrapping_mul(insn.memory_index_scale() as u64);
             offset = offset.wrapping_add(scaled);
-            bits = 8 * index.size() as u32;
-        }
-        if base == Register::None && index == Register::None {
-            // Displacement only: the address size shows in the displacement's size.
-            bits = match insn.memory_displ_size() {
-                2 => 16,
-                4 => 32,
-                8 => 64,
-                _ => bits,
-            };
-            if bits == 32 && self.cpu.code64() {
-                // Sign-extended by the decoder unless 67h truncates it.
-                bits = 64;
-            }
         }
         Place {
             segment,
-            offset: offset & mask(bits as usize / 8),
+            offset: offset & mask(self.address_size(insn)),
+        }
+    }
+
+    /// Bytes of the memory operand's address size.
+    pub fn address_size(&self, insn: &Instruction) -> usize {
+        let (base, index) = (insn.memory_base(), insn.memory_index());
+        if base != Register::None {
+            // XLAT's index is AL, so the base comes first.
+            return base.size();
+        }
+        if index.is_gpr() {
+            return index.size();
+        }
+        // Displacement only: the address size shows in its size.  In 64-bit mode the decoder has
+        // extended it already, by sign or (67h) by zero.
+        match insn.memory_displ_size() {
+            2 => 2,
+            4 if !self.cpu.code64() => 4,
+            8 => 8,
+            _ => self.cpu.code_bits() as usize / 8,
         }
     }
 

@@ -1,0 +1,69 @@
+//! I/O ports: IN, OUT and the permission to use them (SDM vol. 1, 19.5).
+
+use crate::fault::Fault;
+use crate::state::attr;
+use crate::vcpu::Vcpu;
+use iced_x86::{Instruction, Mnemonic};
+
+/// Offset of the I/O map base address in a 32-bit or 64-bit TSS.
+const IO_MAP_BASE: u64 = 102;
+
+impl Vcpu {
+    /// #GP(0) unless the current privilege may use `size` ports from `port` on.
+    pub(super) fn check_port(&mut self, port: u16, size: usize) -> Result<(), Fault> {
+        let restricted = self.cpu.protected() && (self.cpu.v86() || self.cpu.cpl > self.cpu.iopl());
+        if !restricted || self.bitmap_permits(port, size)? {
+            return Ok(());
+        }
+        Err(Fault::GP0)
+    }
+
+    /// Whether the I/O permission bitmap of the TSS has the bits of all ports clear.
+    fn bitmap_permits(&mut self, port: u16, size: usize) -> Result<bool, Fault> {
+        let tr = self.cpu.tr;
+        let kind = tr.attributes & attr::TYPE;
+        // Only 32-bit and 64-bit TSSs (type 9 or, busy, 11) have a bitmap.
+        if kind | 2 != 0xB || (tr.limit as u64) < IO_MAP_BASE + 1 {
+            return Ok(false);
+        }
+        let at = self.wrap_linear(tr.base.wrapping_add(IO_MAP_BASE));
+        let map = self.read_linear(at, 2, false)?;
+        let first = map + port as u64 / 8;
+        // The processor reads two bytes, whether it needs the second or not.
+        if first + 1 > tr.limit as u64 {
+            return Ok(false);
+        }
+        let at = self.wrap_linear(tr.base.wrapping_add(first));
+        let bits = self.read_linear(at, 2, false)?;
+        Ok(bits >> (port % 8) & ((1 << size) - 1) == 0)
+    }
+
+    /// Reads `size` bytes (1, 2 or 4) from a port; `check_port` comes before.
+    pub(super) fn port_read(&mut self, port: u16, size: usize) -> u64 {
+        self.stats.port_accesses += 1;
+        self.vm.io.port_read(port, size as u8) as u64
+    }
+
+    /// Writes `size` bytes (1, 2 or 4) to a port; `check_port` comes before.
+    pub(super) fn port_write(&mut self, port: u16, size: usize, value: u64) {
+        self.stats.port_accesses += 1;
+        self.vm.io.port_write(port, size as u8, value as u32);
+    }
+}
+
+/// IN and OUT.
+pub(super) fn execute(v: &mut Vcpu, insn: &Instruction) -> Result<(), Fault> {
+    let output = insn.mnemonic() == Mnemonic::Out;
+    let (port, register) = if output { (0, 1) } else { (1, 0) };
+    let port = v.read_operand(insn, port)? as u16;
+    let size = v.size_of(insn, register);
+    let register = insn.op_register(register);
+    v.check_port(port, size)?;
+    if output {
+        v.port_write(port, size, v.reg(register));
+    } else {
+        let value = v.port_read(port, size);
+        v.set_reg(register, value);
+    }
+    Ok(())
+}
