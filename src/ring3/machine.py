@@ -50,14 +50,14 @@ LONG_MODE = 1 << 29                     # CPUID.80000001h:EDX
 
 
 class ExitReason(enum.Enum):
-    """Why a machine ended; the value is the exit status of `ring3 run`."""
+    """Why a machine ended."""
 
-    POWER_OFF = 0                       # the guest switched it off
-    RESET = 3                           # the guest reset it, and `reboot` is off
-    TRIPLE_FAULT = 4                    # and `on_triple_fault` is "stop"
-    ERROR = 5                           # the engine or a device found itself wrong, or the initrd is damaged
-    STOPPED = 6                         # from outside: `stop`
-    DEBUG_EXIT = 7                      # through isa-debug-exit; the exit status is the one the guest chose
+    POWER_OFF = "power off"             # the guest switched it off
+    RESET = "reset"                     # the guest reset it, and `reboot` is off
+    TRIPLE_FAULT = "triple fault"       # and `on_triple_fault` is "stop"
+    DEBUG_EXIT = "debug exit"           # through isa-debug-exit, with a status
+    STOPPED = "stopped"                 # from outside
+    ERROR = "error"                     # engine or device found itself wrong, or the initrd is damaged
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,6 @@ class Result:
     code: int | None = None             # DEBUG_EXIT: the status
     report: str = ""                    # TRIPLE_FAULT: registers and code bytes
     error: VmError | None = None        # ERROR
-
-    @property
-    def exit_status(self) -> int:
-        return self.reason.value if self.code is None else self.code
 
 
 class GuestMemory:

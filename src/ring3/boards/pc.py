@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ring3.bus import Bus, OpenBus
 from ring3.char import CharBackend, NoBackend
+from ring3.devices import acpi_pm
 from ring3.devices.acpi_pm import AcpiPm, PmFunction
 from ring3.devices.debug_exit import DebugExit
 from ring3.devices.debugcon import DebugCon, PostCodes
@@ -33,7 +34,7 @@ COM = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))     # (port, IRQ)
 
 HOST_BRIDGE, ISA_BRIDGE = 0, 1                      # PCI device numbers
 PM_FUNCTION = 3                                     # of the ISA bridge's device
-PM_BASE, PM_PORTS = 0x600, 0x40
+PM_BASE, PM_PORTS = 0x600, acpi_pm.PORTS
 SMI_COMMAND = 0xB2
 SCI_IRQ = 9
 LINK_IRQS = (5, 10, 11)                             # where PCI interrupts may go …
@@ -57,7 +58,9 @@ def build(bus: Bus, cfg: PcConfig) -> None:
 
     pit = bus.add("pit", I8254(bus.clock, isa[0].input()))
     rtc = bus.add("rtc", Mc146818(bus.clock, isa[8].input(), cfg.rtc_start_unix_s))
-    ps2 = bus.add("ps2", I8042(isa[1].input(), isa[12].input(), bus.pins.reset, a20.input()))
+    ps2 = bus.add(
+        "ps2", I8042(bus.clock, isa[1].input(), isa[12].input(), bus.pins.reset, a20.input())
+    )
     port_a = bus.add("port_a", PortA(a20.input(), bus.pins.reset))
     reset = bus.add("reset", ResetControl(bus.pins.reset, bus.pins.reset))
     piix3 = bus.add("isa_bridge", Piix3([line.input() for line in isa]))
@@ -81,7 +84,7 @@ def build(bus: Bus, cfg: PcConfig) -> None:
     bus.ports(0x070, 2, "rtc", rtc)
     bus.ports(0x080, 1, "post_codes", bus.add("post_codes", PostCodes()))
     bus.ports(0x092, 1, "port_a", port_a)
-    bus.ports(SMI_COMMAND, 2, "pm", pm.smi)
+    bus.ports(SMI_COMMAND, 2, "smi", pm.smi)
     bus.ports(0x0E9, 1, "debugcon", bus.add("debugcon", DebugCon(NoBackend())))
     bus.ports(0xCF8, 8, "pci", pci, width=4)
     bus.mmio(e820.IO_APIC, 0x1000, "ioapic", ioapic)
@@ -119,7 +122,6 @@ def reset(bus: Bus, cfg: PcConfig) -> None:
     with bus.lock:
         for chip in reversed(bus.devices.values()):
             chip.reset()
-        bus.set_a20(False)
         post(bus, cfg)
 
 
@@ -152,13 +154,13 @@ def acpi_platform(processors: int, serial_ports: int) -> Platform:
         overrides=((0, 2, 0), (SCI_IRQ, SCI_IRQ, level), *((irq, irq, level) for irq in LINK_IRQS)),
         sci_irq=SCI_IRQ,
         smi_command=SMI_COMMAND,
-        acpi_enable=0xF1,
-        acpi_disable=0xF0,
+        acpi_enable=acpi_pm.ACPI_ENABLE,
+        acpi_disable=acpi_pm.ACPI_DISABLE,
         pm1_event=PM_BASE,
         pm1_control=PM_BASE + 4,
         pm_timer=PM_BASE + 8,
         pm_ports=(PM_BASE, PM_PORTS),
-        soft_off_type=0,
+        soft_off_type=acpi_pm.SOFT_OFF,
         reset_port=0xCF9,
         reset_value=0x06,
         isa_bridge=ISA_BRIDGE,
