@@ -8,12 +8,14 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from importlib import import_module
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.table import Table
+
+from ring3.errors import HostError
+from ring3.machine import import_native
 
 KVM_GET_API_VERSION = 0xAE00            # <linux/kvm.h>
 KVM_CREATE_VM = 0xAE01
@@ -99,8 +101,8 @@ def python() -> Finding:
 def engine() -> Iterable[Finding]:
     """The extension, which engine runs, and the host's features that it uses."""
     try:
-        features: dict[str, bool] = import_module("ring3._native").host_features()
-    except (ImportError, AttributeError) as error:
+        features: dict[str, bool] = import_native().host_features()
+    except HostError as error:
         yield Finding("engine", Verdict.MISSING, str(error), "make build")
         return
     yield Finding("engine", Verdict.USED, "translate (x86 to x86-64; `interp` for single instructions)")

@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 import click
 
-from ring3.errors import ConfigError, VmError
+from ring3.errors import ConfigError, EngineError, VmError
 
 VERBS = {                               # verb -> its one-line help; the module is ring3.cli.<verb>
     "doctor": "Say what of this host Ring3 can use, and what is missing.",
@@ -18,7 +18,8 @@ VERBS = {                               # verb -> its one-line help; the module 
 }
 
 BAD_INPUT = 2                           # exit status: the command line or a file named there is wrong
-FAILURE = 1                             # exit status: the host refused something
+FAILURE = 1                             # … the host refused something
+ENGINE_ERROR = 4                        # … we are wrong
 
 
 class Verbs(click.Group):
@@ -70,6 +71,9 @@ def invoke(args: list[str]) -> int:
         return complain(one_line(error), BAD_INPUT)
     except ConfigError as error:
         return complain(str(error), BAD_INPUT)
+    except EngineError as error:
+        click.echo(f"{error.report}\n" if error.report else "", err=True, nl=False)
+        return complain(f"{error}; please report this", ENGINE_ERROR)
     except VmError as error:
         return complain(str(error), FAILURE)
     except click.Abort:

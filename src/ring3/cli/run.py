@@ -1,0 +1,143 @@
+"""`ring3 run`: one machine in this terminal, from its switch to its end.
+
+COM1 is standard input and output unless --serial says otherwise.  SIGTERM, SIGINT and SIGHUP switch the
+machine off, whatever the guest does; on a terminal Ctrl-C is the guest's key, and Ctrl-] q is ours.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, get_args
+
+import click
+
+from ring3 import trace
+from ring3.char.stdio import Stdio
+from ring3.cli.stats import report
+from ring3.config import Display, Engine, MachineConfig, OnTripleFault, configure
+from ring3.machine import ExitReason, Machine, import_native
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+BY_SIGNAL = 128                         # exit status of a process that a signal ended, as a shell reports it
+HARD_STOP_S = 3.0                       # what is left of the machine this long after a signal is abandoned
+
+STATUS = {                              # exit status by how the machine ended; docs/cli.md has them all
+    ExitReason.POWER_OFF: 0,
+    ExitReason.RESET: 0,
+    ExitReason.STOPPED: 0,
+    ExitReason.TRIPLE_FAULT: 3,
+}
+
+
+def print_cpus(context: click.Context, _: click.Parameter, value: str) -> str:
+    """`--cpu help` lists the models and ends."""
+    if value == "help" and not context.resilient_parsing:
+        for name, description in import_native().cpu_models().items():
+            click.echo(f"{name:12}{description}")
+        context.exit()
+    return value
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--kernel", metavar="FILE", help="Linux bzImage or Multiboot 1 image.")
+@click.option("--initrd", metavar="FILE", help="Initial RAM disk.")
+@click.option("--append", metavar="TEXT", default="", help="The kernel's command line.")
+@click.option("--memory", metavar="SIZE", default="512M", show_default=True, help="1M to 64G.")
+@click.option("--cpu", metavar="MODEL", default="max", show_default=True, callback=print_cpus,
+              help="CPU model; `help` lists them.")
+@click.option("--serial", metavar="WHERE", multiple=True, default=("stdio",), show_default=True,
+              help="COM1: stdio, file:PATH, socket:PATH or none; given again: COM2 …")
+@click.option("--display", type=click.Choice(get_args(Display)), default="none", show_default=True)
+@click.option("--engine", type=click.Choice(get_args(Engine)), default="auto", show_default=True)
+@click.option("--no-reboot", is_flag=True, help="A guest's reset ends the machine.")
+@click.option("--triple-fault", type=click.Choice(get_args(OnTripleFault)), default="reset",
+              show_default=True, help="What a triple fault does to the machine.")
+@click.option("--debug-exit", metavar="PORT", help="Wire an isa-debug-exit chip, e.g. at 0xf4.")
+@click.option("--stats", is_flag=True, help="At the end, print what the engine counted.")
+@click.option("--trace", "traced", is_flag=True, help="Print guest accesses that are odd.")
+def command(serial: tuple[str, ...], no_reboot: bool, triple_fault: str, stats: bool, traced: bool,
+            **settings: Any) -> int:
+    """Boot a machine in this terminal.
+
+    Without --kernel: the embedded guest.  To leave: Ctrl-] then q.
+    """
+    config = configure(settings | {
+        "serial": serial, "reboot": not no_reboot, "on_triple_fault": triple_fault})
+    if traced:
+        trace.enable(lambda line: click.echo(f"trace: {line}", err=True))
+    return Session(config).run(stats)
+
+
+class Session:
+    """One machine, and the ways to end it."""
+
+    def __init__(self, config: MachineConfig) -> None:
+        menu = {"quit": self.quit, "reset": self.reset, "pause": self.pause_or_resume}
+        self.machine = Machine(config, menu=menu)
+        self.signal: int | None = None
+
+    def run(self, stats: bool) -> int:
+        with self.signals():
+            try:
+                result = self.machine.run()
+            finally:
+                self.machine.stop()
+                if stats:
+                    click.echo(report(self.machine.stats()), err=True)
+                self.report_lost_output()
+        if self.signal is not None:
+            return BY_SIGNAL + self.signal
+        if result.report:
+            click.echo(result.report, err=True)
+        return result.code if result.code is not None else STATUS[result.reason]
+
+    def report_lost_output(self) -> None:
+        for backend in self.machine.serial:
+            if isinstance(backend, Stdio) and backend.lost:
+                click.echo(f"ring3: standard output did not take {backend.lost} bytes", err=True)
+
+    # --- the menu ---
+
+    def quit(self) -> None:
+        self.machine.request_stop()
+
+    def reset(self) -> None:
+        self.machine.reset()
+
+    def pause_or_resume(self) -> None:
+        if self.machine.paused:
+            self.machine.resume()
+            click.echo("running on", err=True)
+        else:
+            self.machine.pause()
+            click.echo("paused: Ctrl-] p to let it run on", err=True)
+
+    # --- signals ---
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """Signals switch the machine off; a second one, or a machine that hangs, ends the process."""
+        def switch_off(number: int, _: FrameType | None) -> None:
+            if self.signal is not None:
+                self.abandon()
+            self.signal = number
+            timer = threading.Timer(HARD_STOP_S, self.abandon)
+            timer.daemon = True
+            timer.start()
+            self.machine.request_stop()
+
+        before = {number: signal.signal(number, switch_off) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def abandon(self) -> None:
+        for backend in self.machine.serial:
+            if isinstance(backend, Stdio):
+                backend.restore_terminal()
+        os._exit(BY_SIGNAL + (self.signal or signal.SIGKILL))
