@@ -2,7 +2,7 @@
 
 import pytest
 
-from conftest import BOOT_TIMEOUT_S, busybox_root, image
+from guest_terminal import BOOT_TIMEOUT_S, busybox_root, image
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(2 * BOOT_TIMEOUT_S)]
 
