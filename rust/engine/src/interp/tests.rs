@@ -477,3 +477,20 @@ fn moffs_with_a_32_bit_address_reads_there() {
     let m = long(&[0x67, 0xA0, 0, 0x80, 0, 0], |m| m.store(DATA, &[0x5A]));
     assert_eq!(m.v.cpu.gpr[gpr::RAX], 0x5A);
 }
+
+#[test]
+fn real_mode_writes_through_cs() {
+    // mov cs:[bx], al
+    let m = real(&[0x2E, 0x88, 0x07], |m| {
+        m.v.cpu.gpr[gpr::RAX] = 0x5A;
+        m.v.cpu.gpr[gpr::RBX] = DATA;
+    });
+    assert_eq!(m.bytes(DATA), [0x5A]);
+}
+
+#[test]
+fn protected_mode_does_not_write_through_cs() {
+    // mov cs:[ebx], al
+    let mut m = Machine::protected(&[0x2E, 0x88, 0x03]);
+    assert_eq!(m.step(), Err(Fault::GP0));
+}

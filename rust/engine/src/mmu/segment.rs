@@ -28,7 +28,9 @@ impl Vcpu {
                 Err(violation(index))
             };
         }
-        if !segment_allows(s, offset, length as u64, write) {
+        // Real mode has no types: code writes through CS there.
+        let type_allows = !self.cpu.protected() || type_allows(s, write);
+        if !type_allows || !limit_allows(s, offset, length as u64) {
             return Err(violation(index));
         }
         Ok(s.base.wrapping_add(offset) & 0xFFFF_FFFF)
@@ -99,15 +101,22 @@ pub fn violation(index: usize) -> Fault {
     }
 }
 
-/// Limit and type checks of a hidden descriptor cache (any mode but 64-bit).
-fn segment_allows(s: &Segment, offset: u64, length: u64, write: bool) -> bool {
+/// Type check of a hidden descriptor cache (protected mode but 64-bit).
+fn type_allows(s: &Segment, write: bool) -> bool {
+    let code = s.is(attr::CODE);
+    if write {
+        !code && s.is(attr::WRITABLE)
+    } else {
+        !code || s.is(attr::READABLE)
+    }
+}
+
+/// Limit check of a hidden descriptor cache (any mode but 64-bit).
+fn limit_allows(s: &Segment, offset: u64, length: u64) -> bool {
     if !s.usable() {
         return false;
     }
     let code = s.is(attr::CODE);
-    if write && (code || !s.is(attr::WRITABLE)) || !write && code && !s.is(attr::READABLE) {
-        return false;
-    }
     let last = offset + (length - 1);
     if !code && s.is(attr::EXPAND_DOWN) {
         let top = if s.is(attr::DB) { 0xFFFF_FFFF } else { 0xFFFF };
@@ -132,21 +141,20 @@ mod tests {
 
     #[test]
     fn limit_is_the_last_valid_offset() {
-        assert!(segment_allows(&data(0xFFF, 0), 0xFFC, 4, false));
-        assert!(!segment_allows(&data(0xFFF, 0), 0xFFD, 4, false));
+        assert!(limit_allows(&data(0xFFF, 0), 0xFFC, 4));
+        assert!(!limit_allows(&data(0xFFF, 0), 0xFFD, 4));
     }
 
     #[test]
     fn expand_down_segments_are_valid_above_the_limit() {
         let s = data(0xFFF, attr::EXPAND_DOWN);
-        assert!(!segment_allows(&s, 0xFFF, 1, true));
-        assert!(segment_allows(&s, 0x1000, 2, true));
-        assert!(!segment_allows(&s, 0xFFFF, 2, true));
-        assert!(segment_allows(
+        assert!(!limit_allows(&s, 0xFFF, 1));
+        assert!(limit_allows(&s, 0x1000, 2));
+        assert!(!limit_allows(&s, 0xFFFF, 2));
+        assert!(limit_allows(
             &data(0xFFF, attr::EXPAND_DOWN | attr::DB),
             0xFFFF,
-            2,
-            true
+            2
         ));
     }
 
