@@ -34,11 +34,12 @@ def ignore(*values: object) -> None:
 
 @dataclass
 class Device:
-    """How to build a chip, and where a guest reaches it."""
+    """How to build a chip, where a guest reaches it, and what else happens to it."""
 
     make: Callable[[ManualClock], Any]
     byte_faces: Callable[[Any], list[tuple[Any, int]]] = lambda chip: []  # (face, ports)
     wide_faces: Callable[[Any], list[tuple[Any, int]]] = lambda chip: []  # (face, bytes)
+    events: tuple[Callable[[Any, random.Random], object], ...] = ()  # from the host and from other chips
 
 
 class ConfigFace:
@@ -46,6 +47,20 @@ class ConfigFace:
 
     def __init__(self, function):
         self.read, self.write = function.read_config, function.write_config
+
+
+def any_line(chip, rng):
+    """Interrupt controllers: some driver changes its line; the cascade has its own."""
+    line = rng.choice([line for n, line in enumerate(chip.line) if n != 2])
+    line.set(not line.level)
+
+
+def any_key(chip, rng):
+    rng.choice((chip.press, chip.release))(rng.choice((0x1E, 0xE04B, 0xE11D, 0xE037, 0x7F, 0xFFFF, 0)))
+
+
+def any_movement(chip, rng):
+    chip.move(rng.randint(-999, 999), rng.randint(-9, 9), rng.randint(-9, 9), rng.getrandbits(5))
 
 
 def itself(ports):
@@ -57,22 +72,45 @@ def config_space(chip):
 
 
 DEVICES = {
-    "uart": Device(lambda clock: Ns16550(IrqLine(), NoBackend()), itself(8)),
-    "pic": Device(lambda clock: I8259Pair(ignore), lambda c: [(c.primary, 2), (c.secondary, 2), (c.elcr, 2)]),
+    "uart": Device(
+        lambda clock: Ns16550(IrqLine(), NoBackend()),
+        itself(8),
+        events=(
+            lambda uart, rng: uart.receive(rng.randbytes(rng.randrange(20))),
+            lambda uart, rng: uart.receive_break(),
+            lambda uart, rng: uart.set_modem(rng.getrandbits(8)),
+        ),
+    ),
+    "pic": Device(
+        lambda clock: I8259Pair(ignore),
+        lambda c: [(c.primary, 2), (c.secondary, 2), (c.elcr, 2)],
+        events=(any_line, lambda pic, rng: pic.acknowledge()),
+    ),
     "pit": Device(lambda clock: I8254(clock, IrqLine()), lambda c: [(c, 4), (c.port_b, 1)]),
     "rtc": Device(lambda clock: Mc146818(clock, IrqLine(), 946_684_799), itself(2)),
     "i8042": Device(
         lambda clock: I8042(clock, IrqLine(), IrqLine(), ignore, ignore),
         lambda c: [(c.data, 1), (c.command, 1)],
+        events=(any_key, any_movement),
     ),
     "port_a": Device(lambda clock: PortA(ignore, ignore), itself(1)),
     "reset_control": Device(lambda clock: ResetControl(ignore, ignore), itself(1)),
     "post_codes": Device(lambda clock: PostCodes(), itself(1)),
     "debugcon": Device(lambda clock: DebugCon(NoBackend()), itself(1)),
     "debug_exit": Device(lambda clock: DebugExit(ignore), itself(4)),
-    "ioapic": Device(lambda clock: IoApic(ignore), wide_faces=itself(32)),
+    "ioapic": Device(
+        lambda clock: IoApic(ignore),
+        wide_faces=itself(32),
+        events=(any_line, lambda ioapic, rng: ioapic.eoi(rng.getrandbits(8))),
+    ),
     "acpi_pm": Device(
-        lambda clock: AcpiPm(clock, IrqLine(), ignore), lambda c: [(c.smi, 2)], wide_faces=itself(64)
+        lambda clock: AcpiPm(clock, IrqLine(), ignore),
+        lambda c: [(c.smi, 2)],
+        itself(64),
+        events=(
+            lambda pm, rng: pm.press_power_button(),
+            lambda pm, rng: pm.raise_gpe(rng.getrandbits(16)),
+        ),
     ),
     "pm_function": Device(lambda clock: PmFunction(ignore), wide_faces=config_space),
     "i440fx": Device(lambda clock: I440Fx(), wide_faces=config_space),
@@ -110,6 +148,8 @@ def storm(device, chip, clock, rng, accesses=ACCESSES):
         else:
             bits = rng.choice((8 * size, 4, 2))
             write(offset, rng.choice((rng.getrandbits(bits), 0, (1 << 8 * size) - 1)), size)
+        if device.events and rng.random() < 0.2:
+            rng.choice(device.events)(chip, rng)
         if rng.random() < 0.2:
             clock.advance(rng.choice((1, 1000, 1_000_000, 300_000_000)))
     return values
@@ -141,6 +181,8 @@ def test_reset_returns_to_the_first_state(device):
     clock = ManualClock()
     chip = device.make(clock)
     storm(device, chip, clock, random.Random(1), accesses=500)
+    for line in getattr(chip, "line", ()):  # a line's level is its driver's, not the chip's
+        line.set(False)
     chip.reset()
     first, now = record(device.make(clock).state), record(chip.state)
     if isinstance(chip, Mc146818):  # its battery keeps the calendar, the memory and the settings

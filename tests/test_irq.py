@@ -1,0 +1,33 @@
+from ring3.irq import IrqLine, SharedLine, fan_out
+
+
+def test_only_changes_are_heard():
+    edges = []
+    line = IrqLine(edges.append)
+    for level in (False, True, True, False):
+        line.set(level)
+    assert edges == [True, False]
+
+
+def test_an_unconnected_line_keeps_its_level():
+    line = IrqLine()
+    line.set(True)
+    assert line.level
+
+
+def test_a_shared_line_is_asserted_while_any_driver_asserts_it():
+    edges = []
+    shared = SharedLine(IrqLine(edges.append))
+    first, second = shared.input(), shared.input()
+    first.set(True)
+    second.set(True)
+    first.set(False)
+    assert edges == [True]
+    second.set(False)
+    assert edges == [True, False]
+
+
+def test_fan_out_reaches_every_receiver():
+    ends = [IrqLine(), IrqLine()]
+    fan_out(*ends).set(True)
+    assert [end.level for end in ends] == [True, True]
