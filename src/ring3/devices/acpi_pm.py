@@ -25,6 +25,7 @@ PORTS = 64  # that PMBASE decodes
 SOFT_OFF = 0  # SUS_TYP of S5
 ACPI_ENABLE, ACPI_DISABLE = 0xF1, 0xF0  # commands to the SMI port
 TIMER_BITS = 24
+TIMER_MASK = 0xFF_FFFF
 
 
 class Reg:
@@ -74,9 +75,9 @@ class AcpiPm:
     # --- the guest's side ---
 
     def read(self, offset: int, size: int) -> int:
-        if Reg.PMTMR <= offset < Reg.PMTMR + 4:
-            value = self._ticks(self.clock.now()) & ((1 << TIMER_BITS) - 1)
-            return value >> 8 * (offset - Reg.PMTMR) & ((1 << 8 * size) - 1)
+        if offset & ~3 == Reg.PMTMR:
+            value = self.clock.now() * 315 // 88_000 & TIMER_MASK
+            return value if size == 4 else value >> 8 * (offset & 3) & ((1 << 8 * size) - 1)
         self._catch_up()
         return int.from_bytes(self._registers()[offset : offset + size], "little")
 

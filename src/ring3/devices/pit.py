@@ -273,7 +273,7 @@ class I8254:
         else:
             self._counters[value >> 6].program(value)
             if value >> 6 == 0:
-                self._drive_irq(now)
+                self._stop_irq()
 
     def reset(self) -> None:
         self.restore(State())
@@ -313,8 +313,15 @@ class I8254:
         counter = self._counters[0]
         return counter.out(now) if counter.state.mode < 2 else True
 
+    def _stop_irq(self) -> None:
+        """Counter 0 has a new mode and no count: OUT is low in mode 0 and high in the others."""
+        self._backlog = 0
+        self._edge = None
+        self._timer.cancel()
+        self.irq.set(self._counters[0].state.mode != 0)
+
     def _drive_irq(self, now: int) -> None:
-        """Counter 0 was programmed."""
+        """Counter 0 has a new count."""
         self._backlog = 0
         self._edge = self._counters[0].next_rise(now)
         self.irq.set(self._irq_level(now))
