@@ -41,6 +41,7 @@ pub mod at {
 }
 
 pub const GDT_BYTES: u64 = 0x100;
+/// The data that vectors use, which only listed stores may change.
 pub const DATA_BYTES: usize = 0x2000;
 
 pub mod selector {
@@ -176,19 +177,8 @@ pub fn has_error_code(vector: u8) -> bool {
     matches!(vector, 8 | 10..=14 | 17)
 }
 
-/// A segment descriptor of the GDT (SDM vol. 3, figure 3-8); `limit` in units of the granularity.
-pub fn descriptor(base: u32, limit: u32, access: u8, flags: u8) -> u64 {
-    let (base, limit) = (u64::from(base), u64::from(limit));
-    (limit & 0xFFFF)
-        | (base & 0xFF_FFFF) << 16
-        | u64::from(access) << 40
-        | (limit >> 16 & 0xF) << 48
-        | u64::from(flags) << 52
-        | (base >> 24) << 56
-}
-
-/// The hidden part that loading `descriptor` gives.
-fn hidden(selector: u16, descriptor: u64) -> Segment {
+/// The hidden part that loading `descriptor` (SDM vol. 3, figure 3-8) gives.
+pub fn hidden(selector: u16, descriptor: u64) -> Segment {
     let attributes = (descriptor >> 40 & 0xFF | (descriptor >> 52 & 0xF) << 12) as u32;
     let limit = (descriptor & 0xFFFF | descriptor >> 32 & 0xF_0000) as u32;
     Segment {

@@ -4,3 +4,4 @@ mod host_oracle;
 mod machine;
 mod native;
 mod random;
+mod vectors;
