@@ -245,7 +245,8 @@ extern "C" fn on_signal(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_v
     // SAFETY: the kernel passes a ucontext with an XSAVE frame; CHILD is ours alone (see there).
     unsafe {
         let machine = &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext;
-        let child = &mut *(&raw mut CHILD);
+        let child = &raw mut CHILD;
+        let child = &mut *child;
         let index = (*child.done).load(Ordering::Relaxed);
         if child.running {
             save(machine, &mut *child.after.add(index));

@@ -225,7 +225,8 @@ fn comparable(instruction: &Instruction) -> bool {
         FlowControl::Next | FlowControl::ConditionalBranch
     );
     let segments = (0..instruction.op_count()).any(|i| {
-        instruction.op_kind(i) == OpKind::Register && instruction.op_register(i).is_segment_register()
+        instruction.op_kind(i) == OpKind::Register
+            && instruction.op_register(i).is_segment_register()
     });
     flow && !segments
         && !instruction.is_invalid()
@@ -325,7 +326,11 @@ impl Template {
     fn emit(&self, bits: u32, modrm: u8, mut rng: Option<&mut Rng>) -> Vec<u8> {
         let mut out = Vec::with_capacity(32);
         let mut field = |n: u64| rng.as_mut().map_or(0, |rng| rng.below(n) as u8);
-        let (rxb, high) = if bits == 64 { (field(8), field(4)) } else { (0, 0) };
+        let (rxb, high) = if bits == 64 {
+            (field(8), field(4))
+        } else {
+            (0, 0)
+        };
         // Often none, as many instructions demand.
         let v = field(10).min(1) * field(if bits == 64 { 16 } else { 8 });
         let (mask, zero) = (field(2) * field(8), field(3) == 1);
@@ -583,7 +588,11 @@ impl<'a> Sequence<'a> {
         } else {
             0
         };
-        let wanted = if narrow { wanted & 0xFFFF_FFFF | junk } else { wanted };
+        let wanted = if narrow {
+            wanted & 0xFFFF_FFFF | junk
+        } else {
+            wanted
+        };
         self.demand(b, wanted, move |v| {
             let ea = v.wrapping_add(address);
             let ea = if narrow { ea & 0xFFFF_FFFF } else { ea };
@@ -621,9 +630,8 @@ impl<'a> Sequence<'a> {
                 self.vector_written[register.number()] = true;
             }
         }
-        let defined = instruction.rflags_written()
-            | instruction.rflags_cleared()
-            | instruction.rflags_set();
+        let defined =
+            instruction.rflags_written() | instruction.rflags_cleared() | instruction.rflags_set();
         self.undefined &= !flag_mask(defined);
         self.undefined |= flag_mask(instruction.rflags_undefined());
         self.steps.push(Step {
@@ -665,7 +673,8 @@ impl<'a> Sequence<'a> {
     /// FPU, SSE, AVX and AVX-512 state (SDM vol. 1, tables 10-2 and 13-1).
     fn fill_fpu(&mut self, area: &mut [u8; XSAVE_BYTES]) {
         let rng = &mut self.rng;
-        let mut control = 0x037F & !(0xF << 8) | (rng.below(4) << 10) | (*rng.pick(&[0u64, 2, 3, 3]) << 8);
+        let mut control =
+            0x037F & !(0xF << 8) | (rng.below(4) << 10) | (*rng.pick(&[0u64, 2, 3, 3]) << 8);
         let mut mxcsr = 0x1F80 | rng.below(4) << 13;
         if rng.percent(5) {
             control &= !rng.below(64);
@@ -677,7 +686,11 @@ impl<'a> Sequence<'a> {
             mxcsr |= (rng.below(2) << 15) | (rng.below(2) << 6) | rng.below(64);
         }
         let top = rng.below(8);
-        let tags = if rng.percent(60) { 0xFF } else { rng.below(256) };
+        let tags = if rng.percent(60) {
+            0xFF
+        } else {
+            rng.below(256)
+        };
         area[0..2].copy_from_slice(&(control as u16).to_le_bytes());
         area[2..4].copy_from_slice(&((top << 11) as u16).to_le_bytes());
         area[4] = tags as u8;
@@ -690,7 +703,8 @@ impl<'a> Sequence<'a> {
             area[160 + 16 * i..176 + 16 * i].copy_from_slice(&value);
         }
         let mut present = 3u64;
-        for ((offset, length), component) in components().into_iter().zip(crate::native::COMPONENTS) {
+        for ((offset, length), component) in components().into_iter().zip(crate::native::COMPONENTS)
+        {
             if length > 0 && offset + length <= XSAVE_BYTES {
                 present |= 1 << component;
                 for chunk in area[offset..offset + length].chunks_exact_mut(16) {
@@ -734,9 +748,7 @@ pub fn vector_byte(register: usize, byte: usize) -> Option<usize> {
 
 /// The number of the general register that `register` is part of.
 fn number(register: Register) -> Option<usize> {
-    register
-        .is_gpr()
-        .then(|| register.full_register().number())
+    register.is_gpr().then(|| register.full_register().number())
 }
 
 const FLAG_BITS: [(u32, u64); 7] = [
@@ -803,7 +815,7 @@ fn vector_value(rng: &mut Rng) -> [u8; 16] {
         2 => {
             for chunk in out.chunks_exact_mut(4) {
                 // Ordinary magnitudes.
-                let bits = 0x3F00_0000 + rng.below(0x0400_0000) | rng.below(2) << 31;
+                let bits = (0x3F00_0000 + rng.below(0x0400_0000)) | (rng.below(2) << 31);
                 chunk.copy_from_slice(&(bits as u32).to_le_bytes());
             }
         }
