@@ -232,6 +232,7 @@ def isa_bridge(platform: Platform) -> bytes:
         isa_device("SPKR", "PNP0800", aml.io(0x61, 1)),
         isa_device("RTC", "PNP0B00", aml.io(0x70, 2), aml.irq_no_flags(8)),
         isa_device("KBD", "PNP0303", aml.io(0x60, 1), aml.io(0x64, 1), aml.irq_no_flags(1)),
+        isa_device("MOU", "PNP0F13", aml.irq_no_flags(12)),
         isa_device("PM", "PNP0C02", aml.io(*platform.pm_ports), *smi_command_ports(platform)),
         *com,
     )
