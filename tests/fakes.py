@@ -65,6 +65,7 @@ class FakeVcpu:
         self.intr = False
         self.acknowledge = None
         self.messages = []
+        self.local_apic = {}
         self._wake = threading.Event()
 
     def run(self):
@@ -97,6 +98,9 @@ class FakeVcpu:
 
     def deliver_apic_interrupt(self, *message):
         self.messages.append(message)
+
+    def write_local_apic(self, offset, value):
+        self.local_apic[offset] = value
 
     def set_eoi_handler(self, handler):
         self.eoi_handler = handler

@@ -258,6 +258,12 @@ def test_the_cpu_starts_at_the_kernels_entry(play):
     assert machine.vcpu.register_values["rax"] == 0x2BADB002
 
 
+def test_the_8259s_reach_the_cpu_through_lint0(play):
+    apic = play(halt).vcpu.local_apic
+    assert apic[0x350] == 0x700
+    assert apic[0x0F0] & 0x100
+
+
 def test_the_rom_has_the_acpi_root_pointer_and_an_alias_below_4_gib(play):
     roms = play(halt)._vm.roms
     assert roms[0xF0000].startswith(b"RSD PTR ")

@@ -36,7 +36,7 @@ from ring3.char.memory import MemoryBackend
 from ring3.clock import NS_PER_S, HostClock
 from ring3.config import File, MachineConfig, configure
 from ring3.errors import ConfigError, EngineError, HostError, VmError
-from ring3.firmware import acpi, boot, e820, initrd, rom
+from ring3.firmware import acpi, boot, e820, initrd, post, rom
 from ring3.firmware.handover import Boot, Kernel, Target
 from ring3.report import triple_fault_report
 
@@ -170,6 +170,8 @@ class Machine:
         for address, data in handover.writes:
             self._vm.write_physical(address, data)
         self.vcpu.reset()
+        for offset, value in post.local_apic():
+            self.vcpu.write_local_apic(offset, value)
         self.vcpu.set_registers(dict(handover.registers))
 
     # --- life ---

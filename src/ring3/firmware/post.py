@@ -44,6 +44,15 @@ def interrupt_controllers(primary: int, secondary: int, elcr: int, level: int) -
     return [*writes, (elcr, level & 0xFF, 1), (elcr + 1, level >> 8, 1)]
 
 
+def local_apic() -> list[tuple[int, int]]:
+    """(register's offset, value): virtual wire mode, in which the 8259 pair's INTR comes in at LINT0.
+
+    SDM vol. 3, 11.5.1 (local vector table), 11.9 (spurious interrupt), and MP Specification 1.4, 3.6.2.2.
+    """
+    enabled, ext_int, nmi = 0x100, 0x700, 0x400
+    return [(0x0F0, enabled | 0x0F), (0x350, ext_int), (0x360, nmi)]
+
+
 def system_timer(pit: int) -> list[PortWrite]:
     """Counter 0 in mode 3 with 65536: 18.2 interrupts a second."""
     return [(pit + 3, 0x36, 1), (pit, 0, 1), (pit, 0, 1)]
