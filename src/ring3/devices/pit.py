@@ -11,8 +11,8 @@ rather than for OUT's exact low time; edges closer than IRQ_INTERVAL_NS are merg
 because the host was busy are made up for, at twice their rate and at most a second's worth, so that guests
 which count ticks keep time.
 
-Not modelled: what CE does before the first count after a control word (it reads as 0), and the speaker itself:
-port 61h stores its bit.
+Not modelled: what CE does before the first count after a control word (it reads as 0), and the speaker
+itself: port 61h stores its bit.
 """
 
 from dataclasses import dataclass, field
