@@ -3,6 +3,7 @@
 import fcntl
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Iterable
@@ -14,8 +15,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from ring3.errors import HostError
-from ring3.machine import import_native
+from ring3.errors import HostError, VmError
+from ring3.machine import Machine, import_native
 
 KVM_GET_API_VERSION = 0xAE00            # <linux/kvm.h>
 KVM_CREATE_VM = 0xAE01
@@ -33,6 +34,12 @@ FEATURES = {                            # of `host_features`: what the engine do
     "fsgsbase": "thread pointers without system calls",
     "invariant_tsc": "the guest's TSC is the host's, scaled",
 }
+
+
+# What the embedded guest prints of a mode: its name, then ns an iteration of its three loops.
+MODE_LINE = re.compile(r"^  (\S.*?)  +([\d.]+) +([\d.]+) +([\d.]+)  ok", re.MULTILINE)
+MODES = ("32-bit protected mode, ring 3", "64-bit mode, ring 3")
+SPEED_TIMEOUT_S = 60
 
 
 class Verdict(Enum):
@@ -76,6 +83,7 @@ def examine() -> Iterable[Finding]:
     yield cpu(Path("/proc/cpuinfo").read_text())
     yield python()
     yield from engine()
+    yield speed()
     yield memory(Path("/proc/meminfo").read_text())
     yield memfd()
     yield kvm("/dev/kvm")
@@ -111,6 +119,27 @@ def engine() -> Iterable[Finding]:
             yield Finding(f"  {name}", Verdict.USED, use)
         else:
             yield Finding(f"  {name}", Verdict.ABSENT, "not on this CPU")
+
+
+def speed() -> Finding:
+    """The embedded guest's loops, run here and now."""
+    try:
+        machine = Machine(append="once", memory="16M")
+        machine.start()
+        machine.wait(SPEED_TIMEOUT_S)
+        machine.stop()
+        figures = loops(machine.serial[0].output.decode(errors="replace"))
+    except VmError as error:
+        return Finding("speed", Verdict.MISSING, str(error), "make build")
+    if not figures:
+        return Finding("speed", Verdict.MISSING, "the embedded guest gave no figures", "ring3 run shows why")
+    return Finding("speed", Verdict.USED, figures)
+
+
+def loops(output: str) -> str:
+    """The figures of the modes that most guests run in, from what the embedded guest printed."""
+    return "\n".join(f"{mode}: {integer} integer, {memory} memory, {calls} calls (ns an iteration)"
+                     for mode, integer, memory, calls in MODE_LINE.findall(output) if mode in MODES)
 
 
 def memory(meminfo: str) -> Finding:
