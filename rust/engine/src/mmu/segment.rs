@@ -112,7 +112,7 @@ fn type_allows(s: &Segment, write: bool) -> bool {
 }
 
 /// Limit check of a hidden descriptor cache (any mode but 64-bit).
-fn limit_allows(s: &Segment, offset: u64, length: u64) -> bool {
+pub(crate) fn limit_allows(s: &Segment, offset: u64, length: u64) -> bool {
     if !s.usable() {
         return false;
     }

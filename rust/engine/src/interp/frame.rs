@@ -1,0 +1,150 @@
+//! Stack frames: what gates, far calls and interrupts push, and what returns pop.
+//!
+//! The stack may be another than SS:RSP names, or be used with another privilege; nothing of it is
+//! committed before the whole frame has been checked.
+
+use crate::fault::{Fault, vector};
+use crate::mmu::segment::{canonical, segment_allows};
+use crate::mmu::walk::Access;
+use crate::state::{Segment, attr, gpr, seg};
+use crate::vcpu::Vcpu;
+
+/// The most a frame holds: 31 parameters, SS, ESP, CS and EIP of a call gate.
+const MAX_FRAME: usize = 35;
+
+/// Values to push, in the order of the pushes.
+#[derive(Default)]
+pub(super) struct Frame {
+    values: [u64; MAX_FRAME],
+    count: usize,
+}
+
+impl Frame {
+    pub fn push(&mut self, value: u64) -> &mut Frame {
+        if let Some(slot) = self.values.get_mut(self.count) {
+            *slot = value;
+            self.count += 1;
+        }
+        self
+    }
+}
+
+/// A stack, with its pointer as it would become.
+#[derive(Clone, Copy)]
+pub(super) struct Stack {
+    pub segment: Segment,
+    /// Addressed as in 64-bit mode: flat.
+    pub flat: bool,
+    /// All of RSP; pushes and pops change the part that the stack's address size covers.
+    pub pointer: u64,
+    pub user: bool,
+    /// Error code of the #SS when it is full.
+    pub error_code: u32,
+}
+
+impl Stack {
+    /// A stack of the privilege level `cpl` that a TSS names.
+    pub fn inner(segment: Segment, pointer: u64, cpl: u8) -> Stack {
+        Stack {
+            flat: false,
+            user: cpl == 3,
+            error_code: (segment.selector & 0xFFFC) as u32,
+            segment,
+            pointer,
+        }
+    }
+
+    fn mask(&self) -> u64 {
+        if self.flat {
+            u64::MAX
+        } else if self.segment.is(attr::DB) {
+            0xFFFF_FFFF
+        } else {
+            0xFFFF
+        }
+    }
+
+    /// Moves the pointer by `bytes`, wrapping at the stack's address size.
+    pub fn advance(&mut self, bytes: u64) {
+        let mask = self.mask();
+        self.pointer = self.pointer & !mask | self.pointer.wrapping_add(bytes) & mask;
+    }
+
+    fn linear(&self, size: usize, write: bool) -> Result<u64, Fault> {
+        let offset = self.pointer & self.mask();
+        let full = Err(Fault::with_code(vector::SS, self.error_code));
+        if self.flat {
+            let last = offset.wrapping_add(size as u64 - 1);
+            return if canonical(offset) && canonical(last) {
+                Ok(offset)
+            } else {
+                full
+            };
+        }
+        if !segment_allows(&self.segment, offset, size as u64, write) {
+            return full;
+        }
+        Ok(self.segment.base.wrapping_add(offset) & 0xFFFF_FFFF)
+    }
+}
+
+impl Vcpu {
+    /// The stack that SS:RSP names.
+    pub(super) fn current_stack(&self) -> Stack {
+        Stack {
+            segment: self.cpu.seg[seg::SS],
+            flat: self.cpu.code64(),
+            pointer: self.cpu.gpr[gpr::RSP],
+            user: self.user(),
+            error_code: 0,
+        }
+    }
+
+    /// Pushes a frame of values of `size` bytes: all of it, or nothing and a fault.
+    pub(super) fn push_frame(
+        &mut self,
+        stack: &mut Stack,
+        size: usize,
+        frame: &Frame,
+    ) -> Result<(), Fault> {
+        let values = &frame.values[..frame.count];
+        let mut probe = *stack;
+        for _ in values {
+            probe.advance((size as u64).wrapping_neg());
+            let linear = probe.linear(size, true)?;
+            self.probe_linear(linear, size, Access::write(stack.user))?;
+        }
+        for value in values {
+            stack.advance((size as u64).wrapping_neg());
+            let linear = stack.linear(size, true)?;
+            self.write_linear(linear, size, *value, stack.user)?;
+        }
+        Ok(())
+    }
+
+    /// Pops a value of `size` bytes.
+    pub(super) fn pop_frame(&mut self, stack: &mut Stack, size: usize) -> Result<u64, Fault> {
+        let linear = stack.linear(size, false)?;
+        let value = self.read_linear(linear, size, stack.user)?;
+        stack.advance(size as u64);
+        Ok(value)
+    }
+
+    /// Makes `stack` the current one.
+    pub(super) fn enter_stack(&mut self, stack: Stack) {
+        self.cpu.seg[seg::SS] = stack.segment;
+        self.cpu.gpr[gpr::RSP] = stack.pointer;
+    }
+
+    /// RSP of an outward return: as much of it as the new stack's address size takes.
+    pub(super) fn outer_pointer(&self, cs: &Segment, ss: &Segment, pointer: u64) -> u64 {
+        let old = self.cpu.gpr[gpr::RSP];
+        if self.is_code64(cs) {
+            pointer
+        } else if ss.is(attr::DB) {
+            pointer & 0xFFFF_FFFF
+        } else {
+            old & !0xFFFF | pointer & 0xFFFF
+        }
+    }
+}
