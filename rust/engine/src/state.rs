@@ -177,7 +177,23 @@ pub struct Msrs {
     pub mcg_status: u64,
     pub debugctl: u64,
     pub xss: u64,
+    /// Those of `AMD_MSRS`, in its order.
+    pub amd: [u64; AMD_MSRS.len()],
 }
+
+/// AMD's configuration registers that are plain storage: number and reset value (AMD PPR, family 19h).
+pub const AMD_MSRS: [(u32, u64); 10] = [
+    (0xC001_0010, 0),       // SYSCFG
+    (0xC001_0015, 1 << 24), // HWCR, TscFreqSel: the TSC runs at P0's rate
+    (0xC001_001A, 0),       // TOP_MEM
+    (0xC001_001D, 0),       // TOM2
+    (0xC001_001F, 0),       // NB_CFG
+    (0xC001_0055, 0),       // interrupt pending message
+    (0xC001_0140, 0),       // OSVW_ID_Length
+    (0xC001_0141, 0),       // OSVW status
+    (0xC001_1022, 0),       // DC_CFG
+    (0xC001_1029, 2),       // DE_CFG, LFENCE is dispatch serializing
+];
 
 /// Why the next instruction boundary holds interrupts off (SDM vol. 3, 6.8.3).
 pub mod shadow {
@@ -275,6 +291,7 @@ impl CpuState {
             msr: Msrs {
                 pat: 0x0007_0406_0007_0406,
                 misc_enable: 1,
+                amd: AMD_MSRS.map(|(_, reset)| reset),
                 ..Msrs::default()
             },
             tsc_offset: 0,

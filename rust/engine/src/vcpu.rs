@@ -144,6 +144,8 @@ pub struct Vcpu {
     pub backend: Backend,
     /// RIP after the instruction being interpreted, unless it changes it.
     pub next_rip: u64,
+    /// Whether a single-step trap follows the instruction being interpreted.
+    pub single_step: bool,
     /// Why the engine gave up, for `Exit::Error`.
     pub error: Option<String>,
 }
@@ -166,6 +168,7 @@ impl Vcpu {
             shared,
             backend,
             next_rip: 0,
+            single_step: false,
             error: None,
         })
     }

@@ -168,8 +168,7 @@ impl Vcpu {
             if !pae || self.cpu.seg[seg::CS].is(attr::L) || !wide_tss {
                 return Err(Fault::GP0);
             }
-        } else if old & !new & cr0::PG != 0
-            && (self.cpu.code64() || self.cpu.cr4 & cr4::PCIDE != 0)
+        } else if old & !new & cr0::PG != 0 && (self.cpu.code64() || self.cpu.cr4 & cr4::PCIDE != 0)
         {
             return Err(Fault::GP0);
         }

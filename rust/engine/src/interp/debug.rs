@@ -45,7 +45,8 @@ impl Vcpu {
             // LEN: 1, 2, 8 or 4 bytes; the address is aligned to it.
             let span = [1, 2, 8, 4][(dr7 >> (18 + 4 * i) & 3) as usize];
             let first = self.cpu.dr[i] & !(span - 1);
-            let touches = address.wrapping_sub(first) < span || first.wrapping_sub(address) < length;
+            let touches =
+                address.wrapping_sub(first) < span || first.wrapping_sub(address) < length;
             if enabled && touches && wants(condition) {
                 bits |= 1 << i;
             }
@@ -72,9 +73,9 @@ impl Vcpu {
         Err(Fault::new(vector::DB))
     }
 
-    /// Whether data accesses have to be told to `note_access`.
+    /// Whether any breakpoint is enabled: data accesses then have to be told to `note_access`.
     #[inline]
-    pub fn watches_data(&self) -> bool {
+    pub fn breakpoints_enabled(&self) -> bool {
         self.cpu.dr[7] & DR7_ENABLED != 0
     }
 
@@ -89,7 +90,7 @@ impl Vcpu {
 
     /// I/O breakpoints: notes the #DB trap of an access to `size` ports.
     pub fn note_port_access(&mut self, port: u16, size: usize) {
-        if self.watches_data() && self.cpu.cr4 & cr4::DE != 0 {
+        if self.breakpoints_enabled() && self.cpu.cr4 & cr4::DE != 0 {
             self.cpu.pending_db |= self.matching(port as u64, size as u64, |c| c == condition::IO);
         }
     }
@@ -100,7 +101,11 @@ impl Vcpu {
         if number >= 8 || matches!(number, 4 | 5) && self.cpu.cr4 & cr4::DE != 0 {
             return Err(Fault::UD);
         }
-        Ok(if matches!(number, 4 | 5) { number + 2 } else { number })
+        Ok(if matches!(number, 4 | 5) {
+            number + 2
+        } else {
+            number
+        })
     }
 
     /// The checks of any MOV from or to a debug register (SDM vol. 2, MOV—Move to/from Debug

@@ -226,12 +226,7 @@ impl Vcpu {
     }
 
     /// Sets and clears bits of a descriptor's type field, atomically: other processors may load it.
-    pub(super) fn update_type(
-        &mut self,
-        selector: u16,
-        set: u8,
-        clear: u8,
-    ) -> Result<(), Fault> {
+    pub(super) fn update_type(&mut self, selector: u16, set: u8, clear: u8) -> Result<(), Fault> {
         let Some(at) = self.descriptor_address(selector, 8) else {
             return Ok(());
         };
@@ -251,11 +246,7 @@ impl Vcpu {
     }
 
     /// Sets the accessed bit of a code or data descriptor, in its table and in `d`.
-    pub(super) fn mark_accessed(
-        &mut self,
-        selector: u16,
-        d: &mut Descriptor,
-    ) -> Result<(), Fault> {
+    pub(super) fn mark_accessed(&mut self, selector: u16, d: &mut Descriptor) -> Result<(), Fault> {
         if !d.is(attr::ACCESSED) {
             self.update_type(selector, attr::ACCESSED as u8, 0)?;
             d.raw |= (attr::ACCESSED as u64) << 40;
@@ -362,12 +353,7 @@ impl Vcpu {
         Ok(d)
     }
 
-    fn check_code_descriptor(
-        &self,
-        selector: u16,
-        d: Descriptor,
-        vector: u8,
-    ) -> Result<(), Fault> {
+    fn check_code_descriptor(&self, selector: u16, d: Descriptor, vector: u8) -> Result<(), Fault> {
         if !d.code() || self.cpu.long_mode() && d.is(attr::L | attr::DB) {
             return Err(selector_fault(vector, selector));
         }

@@ -2,7 +2,9 @@
 //!
 //! Shadow stacks (CET) don't exist here.
 
-use super::descriptor::{Descriptor, null, null_segment, rpl, selector_fault, system_type, v86_segment};
+use super::descriptor::{
+    Descriptor, null, null_segment, rpl, selector_fault, system_type, v86_segment,
+};
 use super::frame::{Frame, Stack};
 use super::task::Cause;
 use crate::fault::{Fault, vector};
@@ -64,7 +66,11 @@ impl Vcpu {
         self.read_bytes(place.segment, place.offset, &mut bytes[..size + 2])?;
         let selector = u16::from_le_bytes([bytes[size], bytes[size + 1]]);
         bytes[size..].fill(0);
-        let offset = bytes.iter().take(8).rev().fold(0, |n, b| n << 8 | *b as u64);
+        let offset = bytes
+            .iter()
+            .take(8)
+            .rev()
+            .fold(0, |n, b| n << 8 | *b as u64);
         Ok((selector, offset))
     }
 
@@ -386,7 +392,13 @@ impl Vcpu {
         image: u64,
     ) -> Result<(), Fault> {
         let pointer = self.pop_frame(&mut stack, 4)?;
-        let mut selectors = [(seg::SS, 0), (seg::ES, 0), (seg::DS, 0), (seg::FS, 0), (seg::GS, 0)];
+        let mut selectors = [
+            (seg::SS, 0),
+            (seg::ES, 0),
+            (seg::DS, 0),
+            (seg::FS, 0),
+            (seg::GS, 0),
+        ];
         for (_, selector) in &mut selectors {
             *selector = self.pop_frame(&mut stack, 4)? as u16;
         }

@@ -13,10 +13,18 @@ use crate::vcpu::Vcpu;
 const MAX_FRAME: usize = 35;
 
 /// Values to push, in the order of the pushes.
-#[derive(Default)]
 pub(super) struct Frame {
     values: [u64; MAX_FRAME],
     count: usize,
+}
+
+impl Default for Frame {
+    fn default() -> Frame {
+        Frame {
+            values: [0; MAX_FRAME],
+            count: 0,
+        }
+    }
 }
 
 impl Frame {

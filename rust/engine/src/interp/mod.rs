@@ -9,18 +9,29 @@ mod bcd;
 mod bits;
 mod branch;
 mod condition;
+mod control;
 mod data;
+pub mod debug;
+mod descriptor;
 mod execute;
+mod far;
 mod fpu;
+mod frame;
 mod host;
 pub mod interrupt;
+mod msr;
 mod muldiv;
 pub mod operand;
 mod port;
+mod privileged;
+mod segments;
 mod shift;
 mod stack;
 mod string;
+mod syscall;
 mod system;
+mod tables;
+mod task;
 #[cfg(test)]
 mod test_support;
 #[cfg(test)]
@@ -46,27 +57,34 @@ impl Vcpu {
     /// the exception or trap it raises.
     pub fn step(&mut self) {
         self.stats.interpreted += 1;
-        let single_step = self.cpu.rflags & flags::TF != 0;
+        self.single_step = self.cpu.rflags & flags::TF != 0;
         let shadow_before = std::mem::take(&mut self.cpu.shadow);
-        match self.fetch_and_execute() {
+        let pending_before = self.cpu.pending_db;
+        // MOV SS holds instruction breakpoints off the instruction after it, too.
+        let watched = self.breakpoints_enabled() && shadow_before & shadow::MOV_SS == 0;
+        let breakpoint = if watched {
+            self.check_instruction_breakpoint()
+        } else {
+            Ok(())
+        };
+        match breakpoint.and_then(|()| self.fetch_and_execute()) {
             Ok(()) => {
                 self.cpu.rip = self.next_rip;
                 // RF ends with the instruction it let through, unless that one set it (IRET).
-                if single_step && self.cpu.shadow & shadow::MOV_SS == 0 {
-                    self.cpu.pending_db |= interrupt::DR6_BS;
+                if self.single_step && self.cpu.shadow & shadow::MOV_SS == 0 {
+                    self.cpu.pending_db |= debug::DR6_BS;
                 }
             }
             Err(fault) => {
                 self.cpu.shadow = shadow_before & shadow::MOV_SS;
+                // Data breakpoints hit on the way come again with the instruction.
+                self.cpu.pending_db = pending_before;
                 self.raise(fault);
             }
         }
     }
 
     fn fetch_and_execute(&mut self) -> Result<(), Fault> {
-        if self.cpu.dr[7] & 0xFF != 0 {
-            self.check_instruction_breakpoint()?;
-        }
         let (instruction, _) = self.fetch()?;
         self.cpu.rflags &= !flags::RF;
         self.next_rip = self.wrap_ip(instruction.next_ip());

@@ -41,12 +41,14 @@ impl Vcpu {
     /// Reads `size` bytes (1, 2 or 4) from a port; `check_port` comes before.
     pub(super) fn port_read(&mut self, port: u16, size: usize) -> u64 {
         self.stats.port_accesses += 1;
+        self.note_port_access(port, size);
         self.vm.io.port_read(port, size as u8) as u64
     }
 
     /// Writes `size` bytes (1, 2 or 4) to a port; `check_port` comes before.
     pub(super) fn port_write(&mut self, port: u16, size: usize, value: u64) {
         self.stats.port_accesses += 1;
+        self.note_port_access(port, size);
         self.vm.io.port_write(port, size as u8, value as u32);
     }
 }

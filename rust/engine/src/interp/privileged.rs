@@ -104,7 +104,7 @@ fn invpcid(v: &mut Vcpu, insn: &Instruction) -> Result<(), Fault> {
     match kind {
         0 if pcid == current => v.flush_tlb_page(linear),
         0 | 1 if pcid != current => v.mmu.forget_pcid(pcid as u16),
-        1 => v.flush_tlb_space(),
+        1 => v.load_cr3(v.cpu.cr3)?,
         _ => v.flush_tlb_all(),
     }
     Ok(())
@@ -187,10 +187,33 @@ impl Vcpu {
         self.set_reg(Register::EDX, value >> 32);
     }
 
-    /// Drops the current address space's pages, PCID or not.
-    fn flush_tlb_space(&mut self) {
-        self.stats.tlb_flushes += 1;
-        self.mmu.flush_space();
-        self.jit_switch_space();
+    /// What CPUID returns here and now.
+    pub fn cpuid(&self, leaf: u32, _subleaf: u32) -> Leaf {
+        match leaf {
+            1 => Leaf {
+                edx: 0x078B_FBFF,
+                ecx: 0x8000_0000 | 1 << 17 | 1 << 26,
+                ..Leaf::default()
+            },
+            7 => Leaf {
+                ebx: 1 | 2 | 1 << 7 | 1 << 10,
+                ecx: 4,
+                ..Leaf::default()
+            },
+            0xD => Leaf {
+                eax: 7,
+                ..Leaf::default()
+            },
+            0x8000_0001 => Leaf {
+                edx: 1 << 11 | 1 << 20 | 1 << 27 | 1 << 29,
+                ..Leaf::default()
+            },
+            _ => Leaf::default(),
+        }
+    }
+
+    /// Where the vendors differ.
+    pub fn is_amd(&self) -> bool {
+        self.cpuid(0, 0).ebx == u32::from_le_bytes(*b"Auth")
     }
 }

@@ -5,14 +5,13 @@ use crate::fault::Fault;
 use crate::mmu::segment::canonical;
 use crate::state::{cr4, gpr, seg, shadow};
 use crate::vcpu::Vcpu;
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Instruction, Mnemonic, OpKind};
 
 /// Executes `insn` if it is one of this family.
 pub(super) fn execute(v: &mut Vcpu, insn: &Instruction) -> Option<Result<(), Fault>> {
-    let (first, second) = (register(insn, 0), register(insn, 1));
+    let first = insn.op0_register();
     Some(match insn.mnemonic() {
         Mnemonic::Mov if first.is_segment_register() => move_to(v, insn, segment_number(first)),
-        Mnemonic::Mov if second.is_segment_register() => move_from(v, insn, segment_number(second)),
         Mnemonic::Pop if first.is_segment_register() => pop(v, insn, segment_number(first)),
         Mnemonic::Lds => load_far_pointer(v, insn, seg::DS),
         Mnemonic::Les => load_far_pointer(v, insn, seg::ES),
@@ -26,14 +25,6 @@ pub(super) fn execute(v: &mut Vcpu, insn: &Instruction) -> Option<Result<(), Fau
         Mnemonic::Swapgs => swapgs(v),
         _ => return None,
     })
-}
-
-fn register(insn: &Instruction, i: u32) -> Register {
-    if i < insn.op_count() && insn.op_kind(i) == OpKind::Register {
-        insn.op_register(i)
-    } else {
-        Register::None
-    }
 }
 
 fn move_to(v: &mut Vcpu, insn: &Instruction, index: usize) -> Result<(), Fault> {
@@ -51,17 +42,6 @@ fn move_to(v: &mut Vcpu, insn: &Instruction, index: usize) -> Result<(), Fault> 
         v.cpu.shadow |= shadow::MOV_SS;
     }
     Ok(())
-}
-
-/// Memory gets 16 bits, a register as many as it has.
-fn move_from(v: &mut Vcpu, insn: &Instruction, index: usize) -> Result<(), Fault> {
-    let selector = v.cpu.seg[index].selector as u64;
-    if insn.op_kind(0) == OpKind::Register {
-        v.set_reg(insn.op_register(0), selector);
-        return Ok(());
-    }
-    let place = v.place(insn);
-    v.write(place.segment, place.offset, 2, selector)
 }
 
 fn pop(v: &mut Vcpu, insn: &Instruction, index: usize) -> Result<(), Fault> {

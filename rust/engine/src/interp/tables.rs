@@ -184,11 +184,7 @@ fn lsl(v: &mut Vcpu, insn: &Instruction) -> Result<(), Fault> {
 }
 
 /// VERR and VERW.
-fn verify(
-    v: &mut Vcpu,
-    insn: &Instruction,
-    allows: fn(Descriptor) -> bool,
-) -> Result<(), Fault> {
+fn verify(v: &mut Vcpu, insn: &Instruction, allows: fn(Descriptor) -> bool) -> Result<(), Fault> {
     require_protected(v)?;
     let selector = selector(v, insn, 0)?;
     let found = visible(v, selector)?.is_some_and(allows);

@@ -235,6 +235,9 @@ impl Vcpu {
     #[inline]
     pub fn read_linear(&mut self, linear: u64, size: usize, user: bool) -> Result<u64, Fault> {
         let c = self.translate(linear, Access::read(user))?;
+        if self.breakpoints_enabled() {
+            self.note_access(linear, size, false);
+        }
         let offset = (linear % PAGE) as usize;
         if offset + size > PAGE as usize {
             let mut bytes = [0; 8];
@@ -258,6 +261,9 @@ impl Vcpu {
         user: bool,
     ) -> Result<(), Fault> {
         let c = self.translate(linear, Access::write(user))?;
+        if self.breakpoints_enabled() {
+            self.note_access(linear, size, true);
+        }
         let offset = (linear % PAGE) as usize;
         if offset + size > PAGE as usize {
             return self.write_linear_bytes(linear, &value.to_le_bytes()[..size], user);
@@ -280,6 +286,9 @@ impl Vcpu {
         user: bool,
     ) -> Result<(), Fault> {
         self.probe_linear(linear, out.len(), Access::read(user))?;
+        if self.breakpoints_enabled() {
+            self.note_access(linear, out.len(), false);
+        }
         let mut done = 0;
         while done < out.len() {
             let at = self.wrap_linear(linear.wrapping_add(done as u64));
@@ -308,6 +317,9 @@ impl Vcpu {
         user: bool,
     ) -> Result<(), Fault> {
         self.probe_linear(linear, data.len(), Access::write(user))?;
+        if self.breakpoints_enabled() {
+            self.note_access(linear, data.len(), true);
+        }
         let mut done = 0;
         while done < data.len() {
             let at = self.wrap_linear(linear.wrapping_add(done as u64));
