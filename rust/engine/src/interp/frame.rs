@@ -4,7 +4,7 @@
 //! committed before the whole frame has been checked.
 
 use crate::fault::{Fault, vector};
-use crate::mmu::segment::{canonical, segment_allows};
+use crate::mmu::segment::{canonical, limit_allows};
 use crate::mmu::walk::Access;
 use crate::state::{Segment, attr, gpr, seg};
 use crate::vcpu::Vcpu;
@@ -78,7 +78,7 @@ impl Stack {
         self.pointer = self.pointer & !mask | self.pointer.wrapping_add(bytes) & mask;
     }
 
-    fn linear(&self, size: usize, write: bool) -> Result<u64, Fault> {
+    fn linear(&self, size: usize) -> Result<u64, Fault> {
         let offset = self.pointer & self.mask();
         let full = Err(Fault::with_code(vector::SS, self.error_code));
         if self.flat {
@@ -89,7 +89,7 @@ impl Stack {
                 full
             };
         }
-        if !segment_allows(&self.segment, offset, size as u64, write) {
+        if !limit_allows(&self.segment, offset, size as u64) {
             return full;
         }
         Ok(self.segment.base.wrapping_add(offset) & 0xFFFF_FFFF)
@@ -119,12 +119,12 @@ impl Vcpu {
         let mut probe = *stack;
         for _ in values {
             probe.advance((size as u64).wrapping_neg());
-            let linear = probe.linear(size, true)?;
+            let linear = probe.linear(size)?;
             self.probe_linear(linear, size, Access::write(stack.user))?;
         }
         for value in values {
             stack.advance((size as u64).wrapping_neg());
-            let linear = stack.linear(size, true)?;
+            let linear = stack.linear(size)?;
             self.write_linear(linear, size, *value, stack.user)?;
         }
         Ok(())
@@ -132,7 +132,7 @@ impl Vcpu {
 
     /// Pops a value of `size` bytes.
     pub(super) fn pop_frame(&mut self, stack: &mut Stack, size: usize) -> Result<u64, Fault> {
-        let linear = stack.linear(size, false)?;
+        let linear = stack.linear(size)?;
         let value = self.read_linear(linear, size, stack.user)?;
         stack.advance(size as u64);
         Ok(value)
