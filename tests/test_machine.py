@@ -295,6 +295,7 @@ def test_auto_means_translate(play):
         ({"kernel": "/nowhere/vmlinuz"}, "^kernel: /nowhere/vmlinuz: No such file"),
         ({"kernel": "/"}, "^kernel: /: Is a directory"),
         ({"kernel": "a\0b"}, "^kernel: "),
+        ({"kernel": "/dev/zero"}, "^kernel: /dev/zero is no regular file"),
         ({"kernel": KERNEL, "initrd": "/nowhere/initrd"}, "^initrd: /nowhere/initrd: No such file"),
         ({"kernel": b""}, "^kernel kernel is empty"),
         ({"kernel": KERNEL, "cpu": "z80"}, "^cpu: 'z80' is no CPU model: give one of max"),

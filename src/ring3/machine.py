@@ -104,6 +104,8 @@ class Machine:
         self._parked = False
         self._result: Result | None = None
         self._thread: threading.Thread | None = None
+        self._timers: TimerThread | None = None
+        self._loop: EventLoopThread | None = None
         self._finished = False
         self._closed = False
         self._vm, self.vcpu = create_vcpu(native, self.config)
@@ -184,9 +186,11 @@ class Machine:
         self.clock.resume()
         self._timers = TimerThread(self.clock, self.bus.lock, self._device_error)
         self._loop = EventLoopThread()
-        for number, backend in enumerate(self.serial, start=1):
-            receive = self.bus.locked(self.devices[f"com{number}"].receive)
-            self._loop.call(backend.attach, self._loop.loop, receive)
+        try:
+            self._attach_serial(self._loop)
+        except BaseException:
+            self._close()
+            raise
         data, name = self._unchecked_initrd
         self._unchecked_initrd = (None, "")     # tens of MiB: not kept
         if data is not None:
@@ -194,6 +198,11 @@ class Machine:
             threading.Thread(target=self._check_initrd, args=arguments, name="initrd", daemon=True).start()
         self._thread = threading.Thread(target=self._vcpu_thread, name="vcpu-0", daemon=True)
         self._thread.start()
+
+    def _attach_serial(self, loop: "EventLoopThread") -> None:
+        for number, backend in enumerate(self.serial, start=1):
+            receive = self.bus.locked(self.devices[f"com{number}"].receive)
+            loop.call(backend.attach, loop.loop, receive)
 
     def run(self) -> Result:
         """Starts it and waits for its end."""
@@ -300,7 +309,8 @@ class Machine:
             self._parked = False
         with self.bus.lock:
             self.clock.resume()
-            self._timers.wake()
+            if self._timers is not None:
+                self._timers.wake()
 
     def _power_on_again(self) -> None:
         """Kernel and initrd are read anew, so that their bytes need not be kept."""
@@ -368,7 +378,9 @@ class Machine:
             self._closed = True
         if self._thread is not None:
             self._thread.join()
+        if self._timers is not None:
             self._timers.stop()
+        if self._loop is not None:
             self._loop.stop()
         self._close_serial()
 
@@ -507,7 +519,10 @@ def read_file(setting: str, file: File) -> tuple[bytes, str]:
     if isinstance(file, bytes):
         return file, setting
     try:
-        return Path(file).read_bytes(), str(file)
+        path = Path(file)
+        if path.exists() and not path.is_dir() and not path.is_file():
+            raise ConfigError(f"{setting}: {file} is no regular file: give the path of one")
+        return path.read_bytes(), str(file)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(f"{setting}: {file}: {reason}: give the path of a readable file") from error
