@@ -261,8 +261,10 @@ impl Memory {
         }
     }
 
-    /// Writes as DMA does: RAM only; translated code there is noted for the vCPUs.
-    pub fn write(&self, address: u64, data: &[u8], io_here: impl Fn(u64) -> bool) {
+    /// Writes as DMA does: RAM only.  Translated code there is noted for the vCPUs; true if there
+    /// was any.
+    pub fn write(&self, address: u64, data: &[u8], io_here: impl Fn(u64) -> bool) -> bool {
+        let mut noted = false;
         for (at, chunk) in page_chunks(address, data.len()) {
             let source = &data[chunk];
             if let Page::Ram(p) = self.page(at, &io_here) {
@@ -273,9 +275,11 @@ impl Memory {
                 {
                     let mut notes = self.notes.lock().unwrap_or_else(|e| e.into_inner());
                     notes.push((at, source.len() as u64));
+                    noted = true;
                 }
             }
         }
+        noted
     }
 
     /// Takes the notes of host-side stores over translated code.

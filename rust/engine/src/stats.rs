@@ -37,3 +37,36 @@ pub struct Stats {
     pub ns_halted: u64,
     pub ns_translating: u64,
 }
+
+impl Stats {
+    /// Every counter with its name.
+    pub fn by_name(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        [
+            ("interpreted", self.interpreted),
+            ("translated", self.translated),
+            ("blocks", self.blocks),
+            ("code_bytes", self.code_bytes),
+            ("cache_flushes", self.cache_flushes),
+            ("entries", self.entries),
+            ("exit_interpret", self.exit_interpret),
+            ("exit_lookup", self.exit_lookup),
+            ("exit_kick", self.exit_kick),
+            ("exit_fault", self.exit_fault),
+            ("exit_smc", self.exit_smc),
+            ("exit_fpu", self.exit_fpu),
+            ("tlb_misses", self.tlb_misses),
+            ("page_walks", self.page_walks),
+            ("tlb_flushes", self.tlb_flushes),
+            ("invalidated_blocks", self.invalidated_blocks),
+            ("interrupts", self.interrupts),
+            ("exceptions", self.exceptions),
+            ("port_accesses", self.port_accesses),
+            ("mmio_accesses", self.mmio_accesses),
+            ("halts", self.halts),
+            ("ns_running", self.ns_running),
+            ("ns_halted", self.ns_halted),
+            ("ns_translating", self.ns_translating),
+        ]
+        .into_iter()
+    }
+}

@@ -9,7 +9,7 @@
 //! 2. whoever makes something visible to `attend` sets `attention` afterwards, never before.
 
 use crate::apic::{Apic, Message};
-use crate::cpuid::Model;
+use crate::cpuid::{Leaf, Model};
 use crate::exit::Exit;
 use crate::fault::vector;
 use crate::interp::interrupt::Event;
@@ -181,6 +181,11 @@ impl Vcpu {
         self.apic.reset();
         locked(&self.shared.messages).clear();
         self.flush_tlb_all();
+    }
+
+    /// What CPUID returns here and now.
+    pub fn cpuid(&self, leaf: u32, subleaf: u32) -> Leaf {
+        self.model.cpuid(leaf, subleaf, self.cpu)
     }
 
     /// The guest's time-stamp counter.

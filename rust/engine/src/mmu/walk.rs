@@ -96,6 +96,8 @@ struct Walk<'a> {
     memory: &'a Memory,
     linear: u64,
     access: Access,
+    /// Accessed and dirty bits are set.
+    marks: bool,
 }
 
 /// Translates the page of `linear`, setting accessed and dirty bits; what the access may not do is a #PF.
@@ -117,21 +119,42 @@ pub fn walk(
         memory,
         linear,
         access,
+        marks: true,
     };
-    if cpu.cr4 & cr4::PAE == 0 {
-        return walk.two_level();
+    walk.any_mode()
+}
+
+/// The page of `linear` as a debugger looks: any right will do, and no bit is set.
+pub fn peek(cpu: &CpuState, memory: &Memory, linear: u64) -> Option<u64> {
+    if cpu.cr0 & cr0::PG == 0 {
+        return Some(linear & 0xFFFF_F000);
     }
-    if cpu.long_mode() {
-        return walk.levels(cpu.cr3 & PHYSICAL_MASK & !0xFFF, 3);
-    }
-    let pdpte = cpu.pdpte[(linear >> 30 & 3) as usize];
-    if pdpte & pte::P == 0 {
-        return Err(walk.fault(0));
-    }
-    walk.levels(pdpte & PHYSICAL_MASK & !0xFFF, 1)
+    let walk = Walk {
+        cpu,
+        memory,
+        linear,
+        access: Access::read(false),
+        marks: false,
+    };
+    walk.any_mode().ok().map(|found| found.page)
 }
 
 impl Walk<'_> {
+    fn any_mode(&self) -> Result<Translation, Fault> {
+        let cpu = self.cpu;
+        if cpu.cr4 & cr4::PAE == 0 {
+            return self.two_level();
+        }
+        if cpu.long_mode() {
+            return self.levels(cpu.cr3 & PHYSICAL_MASK & !0xFFF, 3);
+        }
+        let pdpte = cpu.pdpte[(self.linear >> 30 & 3) as usize];
+        if pdpte & pte::P == 0 {
+            return Err(self.fault(0));
+        }
+        self.levels(pdpte & PHYSICAL_MASK & !0xFFF, 1)
+    }
+
     fn fault(&self, code: u32) -> Fault {
         let nx = self.cpu.cr4 & cr4::PAE != 0 && self.cpu.efer & efer::NXE != 0;
         let instruction = self.access.fetch && (nx || self.cpu.cr4 & cr4::SMEP != 0);
@@ -257,7 +280,7 @@ impl Walk<'_> {
 
     /// Sets accessed and dirty bits atomically, as other processors and the guest may write too.
     fn set(&self, at: u64, width: u8, entry: u64, bits: u64) {
-        if entry & bits == bits {
+        if !self.marks || entry & bits == bits {
             return;
         }
         let at = self.memory.gate(at);

@@ -1,0 +1,124 @@
+//! Devices written in Python, as the I/O map calls them on the vCPU's thread.
+//!
+//! Guest code runs with the GIL dropped; each access attaches again for the call.  A device that
+//! raises is a bug of ours, never the guest's affair: it goes to the Vm's error handler, and the
+//! access reads as all ones.
+
+use engine::io::{Device, open_bus};
+use pyo3::exceptions::PyValueError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use std::sync::{Arc, Mutex};
+
+/// Who hears of exceptions in devices: `Vm.set_io_error_handler`.
+#[derive(Default)]
+pub struct ErrorHandler(Mutex<Option<Py<PyAny>>>);
+
+/// Ignores poisoning: what the locks of this crate guard is valid at every step.
+pub fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl ErrorHandler {
+    pub fn set(&self, handler: Option<Py<PyAny>>) {
+        // The old handler is dropped after the lock: that may run Python code.
+        let old = std::mem::replace(&mut *locked(&self.0), handler);
+        drop(old);
+    }
+
+    /// Gives `error` to the handler; without one, or if that raises too, to `sys.unraisablehook`.
+    pub fn report(&self, py: Python<'_>, error: PyErr) {
+        let handler = locked(&self.0).as_ref().map(|h| h.clone_ref(py));
+        let unheard = match handler {
+            Some(handler) => handler.call1(py, (error.into_value(py),)).err(),
+            None => Some(error),
+        };
+        if let Some(error) = unheard {
+            error.write_unraisable(py, None);
+        }
+    }
+
+    pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&*locked(&self.0))
+    }
+}
+
+/// A pair of callables behind one window.
+pub struct PythonDevice {
+    read: Py<PyAny>,
+    write: Py<PyAny>,
+    /// Byte registers: the callables get no size.
+    bytes: bool,
+    errors: Arc<ErrorHandler>,
+}
+
+impl PythonDevice {
+    /// `width` is that of the widest access the device takes, in bytes.
+    pub fn new(
+        read: Py<PyAny>,
+        write: Py<PyAny>,
+        width: u8,
+        errors: Arc<ErrorHandler>,
+    ) -> PythonDevice {
+        PythonDevice {
+            read,
+            write,
+            bytes: width == 1,
+            errors,
+        }
+    }
+
+    fn call_read(&self, py: Python<'_>, offset: u64, size: u8) -> PyResult<u64> {
+        let read = self.read.bind(py);
+        let value = if self.bytes {
+            read.call1((offset,))?
+        } else {
+            read.call1((offset, size))?
+        };
+        value.extract()
+    }
+
+    fn call_write(&self, py: Python<'_>, offset: u64, size: u8, value: u64) -> PyResult<()> {
+        let write = self.write.bind(py);
+        if self.bytes {
+            write.call1((offset, value))?;
+        } else {
+            write.call1((offset, value, size))?;
+        }
+        Ok(())
+    }
+
+    pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.read)?;
+        visit.call(&self.write)
+    }
+}
+
+impl Device for PythonDevice {
+    fn read(&self, offset: u64, size: u8) -> u64 {
+        Python::attach(|py| {
+            self.call_read(py, offset, size).unwrap_or_else(|error| {
+                self.errors.report(py, error);
+                open_bus(size)
+            })
+        })
+    }
+
+    fn write(&self, offset: u64, size: u8, value: u64) {
+        Python::attach(|py| {
+            if let Err(error) = self.call_write(py, offset, size, value) {
+                self.errors.report(py, error);
+            }
+        });
+    }
+}
+
+/// A width that windows may have.
+pub fn check_width(width: u8, allowed: &[u8]) -> PyResult<()> {
+    if allowed.contains(&width) {
+        return Ok(());
+    }
+    Err(PyValueError::new_err(format!(
+        "width: {width} bytes; give one of {allowed:?}"
+    )))
+}

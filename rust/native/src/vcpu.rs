@@ -1,0 +1,274 @@
+//! `Vcpu`: one virtual CPU, and what it tells of itself.
+//!
+//! The engine's vCPU is behind a lock that whoever uses it holds, `run` and `wait` for as long as
+//! they last.  What any thread may do at any time goes through the engine's `Shared`; the rest
+//! raises RuntimeError while the lock is held, by another thread or by a device inside `run`.
+
+use crate::device::locked;
+use crate::registers;
+use crate::vm::Vm;
+use engine::apic::Message;
+use engine::cpuid::Model;
+use engine::exit::Exit;
+use engine::memory::PAGE;
+use engine::mmu::walk;
+use engine::stats::Stats;
+use engine::vcpu::{Backend, Shared};
+use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+
+/// Bytes that `read_virtual` gives at most.
+const READ_LIMIT: usize = 1 << 30;
+/// The vector of an interrupt acknowledge cycle that nobody answers.
+const OPEN_VECTOR: u8 = 0xFF;
+
+type Callback = Mutex<Option<Arc<Py<PyAny>>>>;
+
+#[pyclass(frozen, module = "ring3._native")]
+pub struct Vcpu {
+    engine: Mutex<engine::vcpu::Vcpu>,
+    shared: Arc<Shared>,
+    /// As of the last return of `run` or `wait`.
+    stats: Mutex<Stats>,
+    vm: Py<Vm>,
+    acknowledge: Callback,
+    eoi: Callback,
+}
+
+fn busy() -> PyErr {
+    PyRuntimeError::new_err("the vCPU is running: kick it, and ask when `run` is back")
+}
+
+impl Vcpu {
+    fn engine(&self) -> PyResult<MutexGuard<'_, engine::vcpu::Vcpu>> {
+        match self.engine.try_lock() {
+            Ok(engine) => Ok(engine),
+            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => Err(busy()),
+        }
+    }
+
+    /// Does what takes long with the GIL dropped, and publishes the counters.
+    fn detached<T: Send>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&mut engine::vcpu::Vcpu) -> T + Send,
+    ) -> PyResult<T> {
+        py.detach(|| {
+            let mut engine = self.engine().ok()?;
+            let result = work(&mut engine);
+            *locked(&self.stats) = engine.stats.clone();
+            Some(result)
+        })
+        .ok_or_else(busy)
+    }
+}
+
+/// Runs guest code; a panic of the engine is its report of being wrong.
+fn run(engine: &mut engine::vcpu::Vcpu) -> Exit {
+    catch_unwind(AssertUnwindSafe(|| engine.run())).unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no message");
+        engine.error = Some(format!("the engine panicked: {text}"));
+        Exit::Error
+    })
+}
+
+#[pymethods]
+impl Vcpu {
+    #[new]
+    #[pyo3(signature = (vm, *, index = 0, engine = "translate", cpu = "max"))]
+    fn new(py: Python<'_>, vm: Py<Vm>, index: u32, engine: &str, cpu: &str) -> PyResult<Vcpu> {
+        let backend = match engine {
+            "translate" => Backend::Translate,
+            "interp" => Backend::Interp,
+            _ => {
+                return Err(PyValueError::new_err(format!(
+                    "engine: {engine:?} is none; give translate or interp"
+                )));
+            }
+        };
+        let model = Model::named(cpu)
+            .ok_or_else(|| PyValueError::new_err(format!("cpu: {cpu:?} is no CPU model")))?;
+        let mut vcpu = engine::vcpu::Vcpu::new(vm.get().engine.clone(), index, model, backend)
+            .map_err(|error| PyMemoryError::new_err(format!("a virtual CPU: {error}")))?;
+        vcpu.reset();
+        let shared = vcpu.shared.clone();
+        vm.bind(py).get().add_vcpu(&shared);
+        Ok(Vcpu {
+            engine: Mutex::new(vcpu),
+            shared,
+            stats: Mutex::default(),
+            vm,
+            acknowledge: Mutex::default(),
+            eoi: Mutex::default(),
+        })
+    }
+
+    fn run(&self, py: Python<'_>) -> PyResult<i32> {
+        self.detached(py, |engine| run(engine) as i32)
+    }
+
+    fn wait(&self, py: Python<'_>) -> PyResult<()> {
+        self.detached(py, |engine| engine.wait())
+    }
+
+    fn kick(&self) {
+        self.shared.kick();
+    }
+
+    fn reset(&self) -> PyResult<()> {
+        self.engine()?.reset();
+        Ok(())
+    }
+
+    fn set_intr(&self, level: bool) {
+        self.shared.set_intr(level);
+    }
+
+    fn set_intr_acknowledge(&self, py: Python<'_>, acknowledge: Py<PyAny>) {
+        let callable = Arc::new(acknowledge);
+        let errors = self.vm.bind(py).get().errors.clone();
+        let call = callable.clone();
+        *locked(&self.shared.acknowledge) = Some(Arc::new(Box::new(move || {
+            Python::attach(|py| {
+                let vector = call.call0(py).and_then(|v| v.extract::<u8>(py));
+                vector.unwrap_or_else(|error| {
+                    errors.report(py, error);
+                    OPEN_VECTOR
+                })
+            })
+        })));
+        let old = locked(&self.acknowledge).replace(callable);
+        drop(old);
+    }
+
+    fn pulse_nmi(&self) {
+        self.shared.pulse_nmi();
+    }
+
+    fn deliver_apic_interrupt(
+        &self,
+        vector: u8,
+        delivery_mode: u8,
+        destination: u32,
+        logical: bool,
+        level_triggered: bool,
+    ) {
+        self.shared.deliver(Message {
+            vector,
+            delivery_mode,
+            destination,
+            logical,
+            level_triggered,
+        });
+    }
+
+    fn set_eoi_handler(&self, py: Python<'_>, handler: Py<PyAny>) {
+        let callable = Arc::new(handler);
+        let errors = self.vm.bind(py).get().errors.clone();
+        let call = callable.clone();
+        *locked(&self.shared.eoi) = Some(Arc::new(Box::new(move |vector| {
+            Python::attach(|py| {
+                if let Err(error) = call.call1(py, (vector,)) {
+                    errors.report(py, error);
+                }
+            });
+        })));
+        let old = locked(&self.eoi).replace(callable);
+        drop(old);
+    }
+
+    fn tsc(&self) -> PyResult<u64> {
+        Ok(self.engine()?.tsc())
+    }
+
+    #[getter]
+    fn tsc_hz(&self) -> u64 {
+        engine::vcpu::tsc_hz()
+    }
+
+    #[pyo3(signature = (leaf, subleaf = 0))]
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> PyResult<(u32, u32, u32, u32)> {
+        let leaf = self.engine()?.cpuid(leaf, subleaf);
+        Ok((leaf.eax, leaf.ebx, leaf.ecx, leaf.edx))
+    }
+
+    fn registers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        registers::get(py, &*self.engine()?)
+    }
+
+    fn set_registers(&self, values: &Bound<'_, PyDict>) -> PyResult<()> {
+        registers::set(&mut *self.engine()?, values)
+    }
+
+    fn read_virtual<'py>(
+        &self,
+        py: Python<'py>,
+        address: u64,
+        length: usize,
+    ) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        if length > READ_LIMIT {
+            return Err(PyValueError::new_err(format!(
+                "length: {length} bytes; at most {READ_LIMIT}"
+            )));
+        }
+        let engine = self.engine()?;
+        let mut out = Vec::new();
+        while out.len() < length {
+            let at = engine.wrap_linear(address.wrapping_add(out.len() as u64));
+            let Some(page) = walk::peek(engine.cpu, &engine.vm.memory, at) else {
+                return Ok(None);
+            };
+            let have = out.len();
+            let n = ((PAGE - at % PAGE) as usize).min(length - have);
+            out.resize(have + n, 0);
+            let from = engine.vm.memory.gate(page) | at % PAGE;
+            engine.vm.memory.read(from, &mut out[have..], |page| {
+                engine.vm.io.page_has_mmio(page)
+            });
+        }
+        Ok(Some(PyBytes::new(py, &out)))
+    }
+
+    /// Counters; while `run` is on, as it found them.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = match self.engine() {
+            Ok(engine) => engine.stats.clone(),
+            Err(_) => locked(&self.stats).clone(),
+        };
+        let dict = PyDict::new(py);
+        for (name, value) in stats.by_name() {
+            dict.set_item(name, value)?;
+        }
+        Ok(dict)
+    }
+
+    fn error(&self) -> PyResult<Option<String>> {
+        Ok(self.engine()?.error.clone())
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.vm)?;
+        for callback in [&self.acknowledge, &self.eoi] {
+            if let Some(callable) = locked(callback).as_ref() {
+                visit.call(&**callable)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        let acknowledge = locked(&self.shared.acknowledge).take();
+        let eoi = locked(&self.shared.eoi).take();
+        let callables = [&self.acknowledge, &self.eoi].map(|callback| locked(callback).take());
+        drop((acknowledge, eoi, callables));
+    }
+}

@@ -1,0 +1,273 @@
+//! `Vm`: guest memory and the I/O map.
+
+use crate::device::{ErrorHandler, PythonDevice, check_width, locked};
+use engine::io::{IoMap, Overlap};
+use engine::memory::{Memory, PAGE};
+use engine::mmu::walk::PHYSICAL_BITS;
+use engine::vcpu::Shared;
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::{PyMemoryError, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use std::sync::{Arc, Mutex, Weak};
+
+const PORTS: u64 = 0x1_0000;
+/// First guest-physical address that the CPU can't form.
+const PHYSICAL_END: u64 = 1 << PHYSICAL_BITS;
+
+/// A window of Python's, kept for the garbage collector.
+struct Mapped {
+    first: u64,
+    count: u64,
+    device: Arc<PythonDevice>,
+}
+
+#[pyclass(frozen, module = "ring3._native")]
+pub struct Vm {
+    pub engine: Arc<engine::vcpu::Vm>,
+    pub errors: Arc<ErrorHandler>,
+    ports: Mutex<Vec<Mapped>>,
+    mmio: Mutex<Vec<Mapped>>,
+    /// Told when the map or code in memory changes.
+    vcpus: Mutex<Vec<Weak<Shared>>>,
+}
+
+impl Vm {
+    pub fn add_vcpu(&self, shared: &Arc<Shared>) {
+        let mut vcpus = locked(&self.vcpus);
+        vcpus.retain(|vcpu| vcpu.strong_count() > 0);
+        vcpus.push(Arc::downgrade(shared));
+    }
+
+    /// Makes the vCPUs look at what changed before their next instructions.
+    fn attend(&self) {
+        for vcpu in locked(&self.vcpus).iter() {
+            if let Some(vcpu) = vcpu.upgrade() {
+                vcpu.attend();
+            }
+        }
+    }
+
+    fn map_changed(&self) {
+        self.engine.memory.map_changed();
+        self.attend();
+    }
+
+    fn device(&self, read: Py<PyAny>, write: Py<PyAny>, width: u8) -> Arc<PythonDevice> {
+        Arc::new(PythonDevice::new(read, write, width, self.errors.clone()))
+    }
+
+    fn store(&self, address: u64, data: &[u8]) {
+        let io = &self.engine.io;
+        if self
+            .engine
+            .memory
+            .write(address, data, |page| io.page_has_mmio(page))
+        {
+            self.attend();
+        }
+    }
+}
+
+/// `first`…`first + count` lies below `end` and isn't empty.
+fn check_range(what: &str, first: u64, count: u64, end: u64) -> PyResult<()> {
+    if count > 0 && first < end && count <= end - first {
+        return Ok(());
+    }
+    Err(PyValueError::new_err(format!(
+        "{count:#x} {what} from {first:#x}: not within 0 to {:#x}",
+        end - 1
+    )))
+}
+
+fn check_pages(what: &str, base: u64, size: u64) -> PyResult<()> {
+    check_range(what, base, size, PHYSICAL_END)?;
+    if base.is_multiple_of(PAGE) && size.is_multiple_of(PAGE) {
+        return Ok(());
+    }
+    Err(PyValueError::new_err(format!(
+        "{size:#x} {what} from {base:#x}: not whole pages of {PAGE:#x}"
+    )))
+}
+
+fn overlap(what: &str, first: u64, count: u64) -> impl FnOnce(Overlap) -> PyErr {
+    let text = format!("{count:#x} {what} from {first:#x} overlap others that are mapped");
+    |_| PyValueError::new_err(text)
+}
+
+/// Takes the window out of `list`; its callables are dropped by the caller, after the lock.
+fn take(list: &Mutex<Vec<Mapped>>, first: u64, count: u64) -> Vec<Mapped> {
+    locked(list)
+        .extract_if(.., |m| m.first == first && m.count == count)
+        .collect()
+}
+
+#[pymethods]
+impl Vm {
+    #[new]
+    fn new(ram_bytes: u64, low_ram_bytes: u64) -> PyResult<Vm> {
+        let memory = Memory::new(ram_bytes, low_ram_bytes).map_err(|error| match error.kind() {
+            std::io::ErrorKind::InvalidInput => PyValueError::new_err(format!(
+                "RAM of {ram_bytes:#x} bytes, {low_ram_bytes:#x} of them low: \
+                 sizes are multiples of {PAGE:#x}, low RAM ends at 4 GiB"
+            )),
+            _ => PyMemoryError::new_err(format!("{} MiB of RAM: {error}", ram_bytes >> 20)),
+        })?;
+        Ok(Vm {
+            engine: Arc::new(engine::vcpu::Vm {
+                memory,
+                io: IoMap::default(),
+            }),
+            errors: Arc::default(),
+            ports: Mutex::default(),
+            mmio: Mutex::default(),
+            vcpus: Mutex::default(),
+        })
+    }
+
+    #[getter]
+    fn ram_bytes(&self) -> u64 {
+        self.engine.memory.ram_bytes()
+    }
+
+    #[getter]
+    fn low_ram_bytes(&self) -> u64 {
+        self.engine.memory.low_bytes()
+    }
+
+    #[getter]
+    fn ram_fd(&self) -> i32 {
+        self.engine.memory.fd()
+    }
+
+    fn read_physical<'py>(
+        &self,
+        py: Python<'py>,
+        address: u64,
+        length: usize,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        PyBytes::new_with(py, length, |out| {
+            let io = &self.engine.io;
+            self.engine
+                .memory
+                .read(address, out, |page| io.page_has_mmio(page));
+            Ok(())
+        })
+    }
+
+    fn write_physical(&self, address: u64, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        if let Ok(bytes) = data.cast::<PyBytes>() {
+            self.store(address, bytes.as_bytes());
+            return Ok(());
+        }
+        let buffer = PyBuffer::<u8>::get(data)?;
+        self.store(address, &buffer.to_vec(data.py())?);
+        Ok(())
+    }
+
+    #[pyo3(signature = (first, count, read, write, *, width = 1))]
+    fn map_ports(
+        &self,
+        first: u64,
+        count: u64,
+        read: Py<PyAny>,
+        write: Py<PyAny>,
+        width: u8,
+    ) -> PyResult<()> {
+        check_range("ports", first, count, PORTS)?;
+        check_width(width, &[1, 2, 4])?;
+        let device = self.device(read, write, width);
+        self.engine
+            .io
+            .map_ports(first as u16, count as u32, width, device.clone())
+            .map_err(overlap("ports", first, count))?;
+        locked(&self.ports).push(Mapped {
+            first,
+            count,
+            device,
+        });
+        Ok(())
+    }
+
+    fn unmap_ports(&self, first: u64, count: u64) -> PyResult<()> {
+        check_range("ports", first, count, PORTS)?;
+        self.engine.io.unmap_ports(first as u16, count as u32);
+        drop(take(&self.ports, first, count));
+        Ok(())
+    }
+
+    #[pyo3(signature = (base, size, read, write, *, width = 4))]
+    fn map_mmio(
+        &self,
+        base: u64,
+        size: u64,
+        read: Py<PyAny>,
+        write: Py<PyAny>,
+        width: u8,
+    ) -> PyResult<()> {
+        check_pages("bytes of MMIO", base, size)?;
+        check_width(width, &[1, 2, 4, 8])?;
+        let device = self.device(read, write, 0);
+        self.engine
+            .io
+            .map_mmio(base, size, width, device.clone())
+            .map_err(overlap("bytes of MMIO", base, size))?;
+        locked(&self.mmio).push(Mapped {
+            first: base,
+            count: size,
+            device,
+        });
+        self.map_changed();
+        Ok(())
+    }
+
+    fn unmap_mmio(&self, base: u64, size: u64) -> PyResult<()> {
+        check_pages("bytes of MMIO", base, size)?;
+        self.engine.io.unmap_mmio(base, size);
+        drop(take(&self.mmio, base, size));
+        self.map_changed();
+        Ok(())
+    }
+
+    fn map_rom(&self, base: u64, data: &[u8]) -> PyResult<()> {
+        check_pages("bytes of ROM", base, data.len() as u64)?;
+        self.engine
+            .memory
+            .map_rom(base, data)
+            .map_err(|error| PyMemoryError::new_err(format!("ROM at {base:#x}: {error}")))?;
+        self.attend();
+        Ok(())
+    }
+
+    fn set_a20(&self, enabled: bool) {
+        self.engine.memory.set_a20(enabled);
+        self.attend();
+    }
+
+    fn set_io_error_handler(&self, handler: Py<PyAny>) {
+        self.errors.set(Some(handler));
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.errors.traverse(&visit)?;
+        for list in [&self.ports, &self.mmio] {
+            for mapped in locked(list).iter() {
+                mapped.device.traverse(&visit)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        let ports = std::mem::take(&mut *locked(&self.ports));
+        for m in &ports {
+            self.engine.io.unmap_ports(m.first as u16, m.count as u32);
+        }
+        let mmio = std::mem::take(&mut *locked(&self.mmio));
+        for m in &mmio {
+            self.engine.io.unmap_mmio(m.first, m.count);
+        }
+        self.errors.set(None);
+    }
+}
