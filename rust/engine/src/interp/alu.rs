@@ -94,15 +94,25 @@ fn exchange_add(v: &mut Vcpu, insn: &Instruction) -> Result<(), Fault> {
 fn compare_exchange(v: &mut Vcpu, insn: &Instruction) -> Result<(), Fault> {
     let size = v.size_of(insn, 0);
     let source = v.read_operand(insn, 1)?;
-    let (accumulator, before) = (v.cpu.gpr[gpr::RAX] & mask(size), v.cpu.rflags);
-    let (old, after) = v.update(insn, 0, |old| {
-        let (_, after) = host::sub(size, accumulator, old, before);
-        let value = if old == accumulator { source } else { old };
-        (value, (old, after))
-    })?;
+    let accumulator = v.cpu.gpr[gpr::RAX] & mask(size);
+    let old = if insn.op_kind(0) == OpKind::Register {
+        // A register that differs is not written: the upper half of a 32-bit one stays.
+        let register = insn.op_register(0);
+        let old = v.reg(register);
+        if old == accumulator {
+            v.set_reg(register, source);
+        }
+        old
+    } else {
+        // Memory that differs is written with what it held.
+        v.update(insn, 0, |old| {
+            (if old == accumulator { source } else { old }, old)
+        })?
+    };
     if old != accumulator {
         v.set_gpr(gpr::RAX, size, old);
     }
+    let (_, after) = host::sub(size, accumulator, old, v.cpu.rflags);
     v.set_arithmetic(after);
     Ok(())
 }

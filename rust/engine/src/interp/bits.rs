@@ -4,7 +4,7 @@
 //! What the host's processor lacks is #UD, as the guest's then lacks it too.
 
 use super::host::{self, Binary};
-use super::operand::{mask, sign_extend};
+use super::operand::{Place, mask, sign_extend};
 use crate::fault::Fault;
 use crate::state::gpr;
 use crate::vcpu::Vcpu;
@@ -67,36 +67,40 @@ pub(super) fn execute_vex(v: &mut Vcpu, insn: &Instruction) -> Result<(), Fault>
     }
 }
 
-/// BT and its like.  A bit offset in a register may reach outside the memory operand, to both sides.
+/// BT and its like.
 fn bit_string(v: &mut Vcpu, insn: &Instruction, operation: Binary) -> Result<(), Fault> {
     let size = v.size_of(insn, 0);
-    let bits = 8 * size as u64;
     let offset = v.read_operand(insn, 1)?;
-    let bit = offset % bits;
+    let bit = offset % (8 * size as u64);
     let before = v.cpu.rflags;
-    if insn.op_kind(0) != OpKind::Memory {
-        let after = v.update(insn, 0, |old| operation(size, old, bit, before))?;
-        v.set_arithmetic(after);
-        return Ok(());
-    }
-    let mut place = v.place(insn);
-    if insn.op_kind(1) == OpKind::Register {
-        let words = sign_extend(offset, size) as i64 >> bits.trailing_zeros();
-        let moved = place
-            .offset
-            .wrapping_add((words as u64).wrapping_mul(size as u64));
-        place.offset = moved & mask(v.address_size(insn));
-    }
-    let after = if insn.mnemonic() == Mnemonic::Bt {
-        let value = v.read(place.segment, place.offset, size)?;
-        operation(size, value, bit, before).1
+    let changes = |old| operation(size, old, bit, before);
+    let only_tests = insn.mnemonic() == Mnemonic::Bt;
+    let after = if insn.op_kind(0) == OpKind::Memory {
+        let place = bit_place(v, insn, offset, size);
+        if only_tests {
+            changes(v.read(place.segment, place.offset, size)?).1
+        } else {
+            v.update_memory(place, size, insn.has_lock_prefix(), changes)?
+        }
+    } else if only_tests {
+        changes(v.reg(insn.op_register(0))).1
     } else {
-        v.update_memory(place, size, insn.has_lock_prefix(), |old| {
-            operation(size, old, bit, before)
-        })?
+        v.update(insn, 0, changes)?
     };
     v.set_arithmetic(after);
     Ok(())
+}
+
+/// Where bit `offset` of a bit string is: one in a register may reach outside the memory operand,
+/// to both sides.
+fn bit_place(v: &Vcpu, insn: &Instruction, offset: u64, size: usize) -> Place {
+    let mut place = v.place(insn);
+    if insn.op_kind(1) == OpKind::Register {
+        let words = sign_extend(offset, size) as i64 >> (8 * size as u64).trailing_zeros();
+        let distance = (words as u64).wrapping_mul(size as u64);
+        place.offset = place.offset.wrapping_add(distance) & mask(v.address_size(insn));
+    }
+    place
 }
 
 /// BSF, BSR and the counts.  The host decides about all 64 bits of the destination: a scan that

@@ -158,29 +158,27 @@ fn enter(v: &mut Vcpu, insn: &Instruction) -> Result<(), Fault> {
     };
     let allocated = insn.immediate16() as u64;
     let level = (insn.immediate8_2nd() % 32) as u64;
-    let mut frame = [0; 33];
-    let mut pushed = 1;
     let base = v.cpu.gpr[gpr::RBP];
-    let frame_pointer = v.stack_below(size as u64);
-    frame[0] = base;
-    if level > 0 {
-        for i in 1..level {
-            let from = base.wrapping_sub(i * size as u64) & v.cpu.stack_mask();
-            frame[pushed] = v.read(seg::SS, from, size)?;
-            pushed += 1;
-        }
-        frame[pushed] = frame_pointer;
-        pushed += 1;
-    }
-    let slot = |v: &Vcpu, i: usize| v.stack_below((i as u64 + 1) * size as u64);
-    for i in 0..pushed {
+    let slot = |v: &Vcpu, i: u64| v.stack_below((i + 1) * size as u64);
+    let outer = |v: &Vcpu, i: u64| base.wrapping_sub(i * size as u64) & v.cpu.stack_mask();
+    for i in 0..=level {
         v.probe_write(seg::SS, slot(v, i), size)?;
     }
-    let top = slot(v, pushed - 1).wrapping_sub(allocated) & v.cpu.stack_mask();
+    for i in 1..level {
+        v.read(seg::SS, outer(v, i), size)?;
+    }
+    let top = slot(v, level).wrapping_sub(allocated) & v.cpu.stack_mask();
     // SDM: a write at the final stack pointer that would fault makes ENTER fault.
     v.probe_write(seg::SS, top, size)?;
-    for (i, value) in frame[..pushed].iter().enumerate() {
-        v.write(seg::SS, slot(v, i), size, value & mask(size))?;
+    v.write(seg::SS, slot(v, 0), size, base)?;
+    for i in 1..level {
+        // In this order: the outer frame may overlap the new one.
+        let pointer = v.read(seg::SS, outer(v, i), size)?;
+        v.write(seg::SS, slot(v, i), size, pointer)?;
+    }
+    let frame_pointer = slot(v, 0);
+    if level > 0 {
+        v.write(seg::SS, slot(v, level), size, frame_pointer)?;
     }
     v.set_stack_pointer(top);
     set_base_pointer(v, frame_pointer);

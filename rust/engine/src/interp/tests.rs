@@ -68,6 +68,14 @@ fn cmpxchg_loads_the_accumulator_when_different() {
 }
 
 #[test]
+fn cmpxchg_leaves_a_different_register_whole() {
+    // cmpxchg ecx, ebx
+    let m = long(&[0x0F, 0xB1, 0xD9], |m| m.v.cpu.gpr[gpr::RCX] = 1 << 40 | 7);
+    assert_eq!(m.v.cpu.gpr[gpr::RCX], 1 << 40 | 7);
+    assert_eq!(m.v.cpu.gpr[gpr::RAX], 7);
+}
+
+#[test]
 fn cmpxchg16b_exchanges_when_equal_and_wants_alignment() {
     // lock cmpxchg16b [rsi]
     const CODE: &[u8] = &[0xF0, 0x48, 0x0F, 0xC7, 0x0E];
@@ -134,6 +142,14 @@ fn bit_strings_reach_below_their_base() {
         m.v.cpu.gpr[gpr::RAX] = -33i64 as u64;
     });
     assert_eq!(m.bytes(DATA), [0, 0, 0, 0x80, 0, 0, 0, 0]);
+}
+
+#[test]
+fn bit_test_leaves_its_register_whole() {
+    // bt eax, ecx
+    let m = long(&[0x0F, 0xA3, 0xC8], |m| m.v.cpu.gpr[gpr::RAX] = u64::MAX);
+    assert_eq!(m.v.cpu.gpr[gpr::RAX], u64::MAX);
+    assert_eq!(m.arithmetic_flags() & flags::CF, flags::CF);
 }
 
 #[test]
