@@ -166,6 +166,7 @@ class Machine:
         handover = self._prepare_boot(kernel)
         pc.reset(self.bus, self._pc)
         ports = tuple(port for port, _ in pc.COM[: len(self.serial)])
+        self._vm.write_physical(0, rom.interrupt_vectors())
         self._vm.write_physical(rom.BIOS_DATA, rom.bios_data_area(ports))
         self._vm.write_physical(e820.EBDA, rom.extended_bios_data_area())
         self._vm.write_physical(rom.FACS, self._tables.facs)

@@ -31,3 +31,17 @@ def test_bios_data_area_tells_com_ports_ebda_and_conventional_memory():
     assert struct.unpack_from("<H", data, 0x0E) == (0x9FC0,)
     assert struct.unpack_from("<H", data, 0x10)[0] >> 9 & 7 == 2
     assert struct.unpack_from("<H", data, 0x13) == (639,)
+
+
+def vector(number):
+    offset, segment = struct.unpack_from("<HH", rom.interrupt_vectors(), 4 * number)
+    assert segment == 0xF000
+    return rom.build(b"")[offset:]
+
+
+def test_a_bios_call_returns_with_the_carry_flag_set():
+    assert vector(0x15).startswith(bytes.fromhex("55 8BEC 804E0601 5D CF"))
+
+
+def test_exceptions_and_irqs_return_at_once():
+    assert vector(0x08)[0] == vector(0x76)[0] == 0xCF

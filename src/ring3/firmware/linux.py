@@ -17,6 +17,7 @@ from ring3.firmware.e820 import EXTENDED, KIB, Kind, Region
 from ring3.firmware.handover import PAGE, Boot, Kernel, Target, encode_command_line, too_small
 
 SECTOR = 512
+PARAGRAPH = 16                          # bytes: the unit of the header's size
 
 # Where the parts of the hand-over go, in conventional memory; kernels before 2.02 expect it at 90000h.
 BOOT_PARAMS = 0x90000
@@ -41,7 +42,7 @@ class Field:                            # offsets in the image's first sector an
     ALT_MEM_K = 0x1E0
     E820_COUNT = 0x1E8
     SETUP_SECTS = 0x1F1
-    SYSSIZE = 0x1F4                     # in 16-byte paragraphs
+    SYSSIZE = 0x1F4                     # in paragraphs
     BOOT_FLAG = 0x1FE
     HEADER_END = 0x201                  # the header ends at 202h plus this byte
     SIGNATURE = 0x202
@@ -101,12 +102,11 @@ def parse(data: bytes, name: str) -> Header:
     if version < 0x200 or number(Field.BOOT_FLAG, "H") != 0xAA55:
         raise ConfigError(f"kernel {name} is damaged: its setup header makes no sense")
     setup_size = ((number(Field.SETUP_SECTS, "B") or 4) + 1) * SECTOR
-    # Before 2.04 the field is two bytes wide and too small for a large kernel.
-    system_size = number(Field.SYSSIZE, "I") * 16 if version >= 0x204 else 1
-    if len(data) < setup_size + system_size:
-        raise ConfigError(
-            f"kernel {name} is truncated: {len(data)} bytes of {setup_size + system_size}; copy it again"
-        )
+    # Whole paragraphs, so the last may be short.  Before 2.04 the field is too narrow for a large kernel.
+    system_size = number(Field.SYSSIZE, "I") * PARAGRAPH if version >= 0x204 else PARAGRAPH
+    complete = setup_size + system_size
+    if len(data) <= complete - PARAGRAPH:
+        raise ConfigError(f"kernel {name} is truncated: {len(data)} bytes of {complete}; copy it again")
     loaded_high = bool(number(Field.LOADFLAGS, "B") & LOADED_HIGH)
     code32_start = number(Field.CODE32_START, "I")
     end = min(0x202 + number(Field.HEADER_END, "B"), Field.E820_TABLE)
