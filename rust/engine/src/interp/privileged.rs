@@ -187,31 +187,6 @@ impl Vcpu {
         self.set_reg(Register::EDX, value >> 32);
     }
 
-    /// What CPUID returns here and now.
-    pub fn cpuid(&self, leaf: u32, _subleaf: u32) -> Leaf {
-        match leaf {
-            1 => Leaf {
-                edx: 0x078B_FBFF,
-                ecx: 0x8000_0000 | 1 << 17 | 1 << 26,
-                ..Leaf::default()
-            },
-            7 => Leaf {
-                ebx: 1 | 2 | 1 << 7 | 1 << 10,
-                ecx: 4,
-                ..Leaf::default()
-            },
-            0xD => Leaf {
-                eax: 7,
-                ..Leaf::default()
-            },
-            0x8000_0001 => Leaf {
-                edx: 1 << 11 | 1 << 20 | 1 << 27 | 1 << 29,
-                ..Leaf::default()
-            },
-            _ => Leaf::default(),
-        }
-    }
-
     /// Where the vendors differ.
     pub fn is_amd(&self) -> bool {
         self.cpuid(0, 0).ebx == u32::from_le_bytes(*b"Auth")
