@@ -33,7 +33,7 @@ mod system;
 mod tables;
 mod task;
 #[cfg(test)]
-mod test_support;
+pub mod test_support;
 #[cfg(test)]
 mod tests;
 mod update;

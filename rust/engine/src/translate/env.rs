@@ -10,11 +10,74 @@ use std::sync::atomic::AtomicU32;
 const STACK_BYTES: usize = 512 << 10;
 const GUARD_BYTES: usize = 4096;
 
+/// Entries of one inline TLB array; the index is linear address bits 21:12.
+pub const TLB_ENTRIES: usize = 1024;
+/// Slots of the code TLB, by virtual page number.
+pub const CODE_TLB_ENTRIES: usize = 1024;
+/// Slots of a jump table, by the low 16 bits of RIP.
+pub const JUMP_ENTRIES: usize = 1 << 16;
+
+/// Privilege classes that have structures of their own.
+pub const KERNEL: usize = 0;
+pub const USER: usize = 1;
+
+/// An entry of the inline TLB.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct TlbEntry {
+    /// Linear address of the page.
+    pub tag: u64,
+    /// Host address of the page.
+    pub host: u64,
+}
+
+/// Read and write arrays of one privilege class: what may not be read (or written) without a look
+/// has no entry.
+#[repr(C)]
+pub struct Tlb {
+    pub read: [TlbEntry; TLB_ENTRIES],
+    pub write: [TlbEntry; TLB_ENTRIES],
+}
+
 #[repr(C, align(4096))]
 pub struct Area {
     pub cpu: CpuState,
     /// Nonzero: leave translated code at the next poll.
     pub attention: AtomicU32,
+    /// Nonzero: an interrupt waits for IF; instructions that set IF leave translated code.
+    pub interrupt_waits: u32,
+    /// Nonzero: the guest's FPU and SIMD state is in the host's registers, not in `cpu.fpu`.
+    pub fpu_live: u32,
+    /// MXCSR of the monitor.
+    pub host_mxcsr: u32,
+    /// The vCPU's thread's stack pointer while translated code runs.
+    pub host_rsp: u64,
+    /// Where `enter` jumps to.
+    pub enter_target: u64,
+    /// RFLAGS for the guest at entry and from it at exit: the arithmetic ones count.
+    pub host_flags: u64,
+    /// `runtime::exit` code.
+    pub exit_kind: u32,
+    /// Number of the link to patch (`exit::LINK`).
+    pub exit_link: u32,
+    /// Host address inside the block (`exit::INTERPRET_AT`).
+    pub exit_site: u64,
+    /// The `Vcpu`, for helpers.
+    pub vcpu: u64,
+    /// Address of the thunk that leaves after a host fault.
+    pub fault_thunk: u64,
+    /// Limits for inline checks, by segment register: the first offset that may not be read
+    /// (written) any more; 0 where no access may be.
+    pub readable: [u64; 6],
+    pub writable: [u64; 6],
+    /// Registers that a helper's call may change.
+    pub saved: [u64; 16],
+    pub saved_xmm: [[u64; 2]; 16],
+    pub tlb: [Tlb; 2],
+    /// Per class: identity of the page (`link::PageIds`) that code at a virtual page comes from.
+    pub code_tlb: [[u32; CODE_TLB_ENTRIES]; 2],
+    /// Per class: host address of the block that an indirect jump to RIP should try.
+    pub jump: [[u64; JUMP_ENTRIES]; 2],
 }
 
 pub struct Env {
@@ -30,10 +93,8 @@ const BYTES: usize = GUARD_BYTES + STACK_BYTES + size_of::<Area>();
 
 impl Env {
     pub fn new() -> std::io::Result<Env> {
-        let (protection, kind) = (
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-        );
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a fresh mapping at an address of the kernel's choice; zeroes are a valid Area.
         let p = unsafe { libc::mmap(std::ptr::null_mut(), BYTES, protection, kind, -1, 0) };
         if p == libc::MAP_FAILED {

@@ -1,33 +1,398 @@
-//! The translator: guest x86 to host x86-64 (see docs/engine.md).
+//! The translator: guest x86 to host x86-64.
+//!
+//! Theory.  Guest code is translated block by block (`block`, `rules`) into a code cache (`cache`)
+//! and runs with the guest's registers and flags in the host's (`runtime`).  Memory goes through an
+//! inline TLB (`tlb`).  Blocks are found by physical address, RIP and mode, and linked to each other
+//! (`link`).  A store to a page that blocks were made from goes to the interpreter, which drops the
+//! blocks it overlaps (`smc`).  What has no rule is interpreted, one instruction at a time.
+//!
+//! Invariants.
+//! 1. All that may fault in an instruction comes before its first change of guest state, and
+//!    between instructions guest state is the host registers plus `CpuState`; only RIP is implied
+//!    by the host's, through the block's map.  Flags that are overwritten before they can be read
+//!    may hold anything.
+//! 2. Translated code never calls devices: an access the inline TLB can't serve leaves to the
+//!    interpreter, which runs on the thread's own stack.
+//! 3. No address is ever writable and executable.
+//! 4. The host's DF and AC are clear; its FPU state is the guest's exactly while `fpu_live`.
 
+mod block;
+mod cache;
 pub mod emit;
 pub mod env;
+mod fault;
+mod link;
+mod mode;
 pub mod reencode;
+mod rules;
+mod runtime;
+mod smc;
+mod tlb;
 
+#[cfg(test)]
+mod tests;
+
+use crate::memory::PAGE;
+use crate::mmu::physical;
+use crate::mmu::walk::{Access, right};
+use crate::state::{attr, cr0, flags, seg};
 use crate::vcpu::Vcpu;
-use env::Env;
+use block::{Insn, MAX_CODE, MAX_INSTRUCTIONS, PageCheck, Source};
+use cache::CodeCache;
+use emit::Asm;
+use env::{Area, CODE_TLB_ENTRIES, Env};
+use link::{Block, BlockTable, NONE};
+use mode::{Mode, bit};
+use runtime::{Thunks, exit};
 
 /// Translated code and what finds it.
-pub struct Jit {}
+pub struct Jit {
+    cache: CodeCache,
+    asm: Asm,
+    thunks: Thunks,
+    table: BlockTable,
+    fills: tlb::FillLog,
+    insns: Vec<Insn>,
+}
 
 impl Jit {
-    pub fn new(_env: &Env) -> std::io::Result<Jit> {
-        Ok(Jit {})
+    pub fn new(env: &Env) -> std::io::Result<Jit> {
+        let mut cache = CodeCache::new()?;
+        let mut asm = Asm::new(MAX_CODE);
+        let thunks = runtime::emit_thunks(&mut cache, &mut asm).map_err(std::io::Error::other)?;
+        runtime::init_area(env, &thunks);
+        fault::register(cache.range());
+        Ok(Jit {
+            cache,
+            asm,
+            thunks,
+            table: BlockTable::default(),
+            fills: tlb::FillLog::default(),
+            insns: Vec::with_capacity(MAX_INSTRUCTIONS),
+        })
+    }
+
+    fn note_filled(&mut self, class: usize, index: usize) {
+        self.fills.note(class, index);
+    }
+}
+
+impl Drop for Jit {
+    fn drop(&mut self) {
+        fault::unregister(self.cache.range());
     }
 }
 
 impl Vcpu {
     /// Runs translated code until something must be attended to.
     pub fn run_translated(&mut self) {
-        self.step();
+        fault::install();
+        let area = self.env.area();
+        // SAFETY: the Area is this vCPU's own; no translated code is running.
+        unsafe { (*area).interrupt_waits = self.interrupt_pending() as u32 };
+        loop {
+            if self.must_attend() {
+                return;
+            }
+            if self.must_interpret() {
+                self.step();
+                continue;
+            }
+            let Some(block) = self.find_block() else {
+                self.step();
+                continue;
+            };
+            self.enter_block(block);
+        }
     }
 
-    /// Drops blocks whose source lies in the range (guest-physical, bytes).
-    pub fn invalidate_code(&mut self, _address: u64, _length: u64) {}
+    /// Modes that translated code doesn't know: stepping, breakpoints, interrupt shadows.
+    fn must_interpret(&self) -> bool {
+        let cpu = &self.cpu;
+        let checks_alignment = cpu.rflags & flags::AC != 0 && cpu.cr0 & cr0::AM != 0;
+        cpu.rflags & flags::TF != 0
+            || cpu.shadow != 0
+            || cpu.dr[7] & 0xFF != 0
+            || checks_alignment && cpu.cpl == 3
+    }
 
-    pub fn jit_flush_all(&mut self) {}
+    /// Runs from a block's entry until translated code leaves, and does what it left for.
+    fn enter_block(&mut self, block: u32) {
+        let mut target = self.jit.table.blocks[block as usize].entries.main;
+        loop {
+            self.prepare_area();
+            self.stats.entries += 1;
+            let area = self.env.area();
+            // SAFETY: the block was found for the current state; the pointer is valid until `enter`
+            // returns, and nothing else uses this Vcpu meanwhile.
+            unsafe {
+                (*area).vcpu = self as *mut Vcpu as u64;
+                runtime::enter(&self.jit.thunks, area, target);
+            }
+            let kind = self.leave_area();
+            match kind {
+                exit::LOOKUP => {
+                    self.stats.exit_lookup += 1;
+                    return;
+                }
+                exit::LINK => {
+                    self.stats.exit_lookup += 1;
+                    // SAFETY: translated code isn't running.
+                    let link = unsafe { (*area).exit_link };
+                    match self.follow_link(link) {
+                        Some(next) => target = next,
+                        None => return,
+                    }
+                }
+                exit::INTERPRET => {
+                    self.stats.exit_interpret += 1;
+                    self.step();
+                    return;
+                }
+                exit::INTERPRET_AT | exit::FAULT => {
+                    self.stats.exit_fault += 1;
+                    // SAFETY: translated code isn't running.
+                    let site = unsafe { (*area).exit_site };
+                    match self.jit.table.guest_rip(site) {
+                        Some(rip) => {
+                            self.cpu.rip = rip;
+                            self.step();
+                        }
+                        None => self.error = Some(format!("host fault at {site:#x}, in no block")),
+                    }
+                    return;
+                }
+                _ => {
+                    self.stats.exit_kick += 1;
+                    return;
+                }
+            }
+        }
+    }
 
-    pub fn jit_switch_space(&mut self) {}
+    /// Finds (or makes) the block that link's target is, patches the link; its host address.
+    fn follow_link(&mut self, link: u32) -> Option<u64> {
+        self.cpu.rip = self.jit.table.links.get(link as usize)?.target;
+        if self.must_attend() {
+            return None;
+        }
+        let epoch = self.jit.table.epoch;
+        let block = self.find_block()?;
+        if self.jit.table.epoch == epoch {
+            self.jit.table.connect(link, block, &mut self.jit.cache);
+        }
+        Some(self.jit.table.blocks[block as usize].entries.main)
+    }
 
-    pub fn jit_flush_page(&mut self, _linear: u64, _large: bool) {}
+    /// What translated code needs to know that may have changed since it ran last.
+    fn prepare_area(&mut self) {
+        // SAFETY: the Area is this vCPU's own; no translated code is running.
+        let area = unsafe { &mut *self.env.area() };
+        area.host_flags = self.cpu.rflags & flags::ARITHMETIC | flags::FIXED | flags::IF;
+        if self.cpu.code64() {
+            return;
+        }
+        for register in &mut self.cpu.gpr[..8] {
+            *register &= 0xFFFF_FFFF;
+        }
+        for index in 0..6 {
+            let (readable, writable) = inline_limits(&self.cpu.seg[index]);
+            area.readable[index] = readable;
+            area.writable[index] = writable;
+        }
+    }
+
+    /// Takes the flags over after translated code left; why it did.
+    fn leave_area(&mut self) -> u32 {
+        // SAFETY: the Area is this vCPU's own; no translated code is running.
+        let area = unsafe { &mut *self.env.area() };
+        self.cpu.rflags =
+            self.cpu.rflags & !flags::ARITHMETIC | area.host_flags & flags::ARITHMETIC;
+        area.exit_kind
+    }
+
+    /// The block for the current state; None where the interpreter must find out why not.
+    fn find_block(&mut self) -> Option<u32> {
+        let mode = Mode::of(self.cpu);
+        let rip = self.cpu.rip;
+        let linear = self.code_linear(&mode, rip)?;
+        let page = self.translate(linear, Access::fetch(self.user())).ok()?;
+        if page.rights & physical::IO != 0 {
+            return None;
+        }
+        let class = mode.class();
+        if page.rights & right::GLOBAL == 0 && class == env::KERNEL {
+            self.jit.fills.kernel_code_not_global = true;
+        }
+        let mode_number = self.jit.table.mode_number(&mode);
+        let vpn = linear >> 12;
+        let id = self.jit.table.page_id(vpn, page.page >> 12);
+        // SAFETY: the Area is this vCPU's own; no translated code is running.
+        let area: &mut Area = unsafe { &mut *self.env.area() };
+        area.code_tlb[class][vpn as usize % CODE_TLB_ENTRIES] = id;
+        self.jit
+            .table
+            .set_jump_mode(class, mode_number, area, self.jit.thunks.lookup);
+        let physical = page.page + linear % PAGE;
+        let block = match self.jit.table.find(physical, rip, mode_number) {
+            Some(block) => block,
+            None => self.make_block(&mode, mode_number, rip, linear, &page, id)?,
+        };
+        let b = &self.jit.table.blocks[block as usize];
+        if let Some(second) = b.second {
+            // The page that the instruction ends in must be mapped as it was.
+            let next = self
+                .translate((vpn + 1) << 12, Access::fetch(self.user()))
+                .ok()?;
+            if self.jit.table.page_id(vpn + 1, next.page >> 12) != second.id {
+                self.drop_block(block);
+                return None;
+            }
+            let slot = second.vpn as usize % CODE_TLB_ENTRIES;
+            // SAFETY: as above.
+            unsafe { (*self.env.area()).code_tlb[class][slot] = second.id };
+        }
+        let indirect = self.jit.table.blocks[block as usize].entries.indirect;
+        // SAFETY: as above.
+        let area: &mut Area = unsafe { &mut *self.env.area() };
+        self.jit.table.set_jump(class, rip, indirect, area);
+        Some(block)
+    }
+
+    /// The linear address of an instruction pointer, if fetching there can't fault by segmentation.
+    fn code_linear(&self, mode: &Mode, rip: u64) -> Option<u64> {
+        if mode.code64() {
+            return crate::mmu::segment::canonical(rip).then_some(rip);
+        }
+        (rip <= mode.cs_limit as u64).then_some((mode.cs_base as u64 + rip) & 0xFFFF_FFFF)
+    }
+
+    fn make_block(
+        &mut self,
+        mode: &Mode,
+        mode_number: u16,
+        rip: u64,
+        linear: u64,
+        page: &crate::mmu::Cached,
+        id: u32,
+    ) -> Option<u32> {
+        let start = std::time::Instant::now();
+        if self.jit.cache.room() < MAX_CODE || self.jit.table.is_full() {
+            self.flush_code_cache();
+        }
+        let offset = (linear % PAGE) as usize;
+        let mut bytes = [0u8; PAGE as usize + 16];
+        let in_page = PAGE as usize - offset;
+        // SAFETY: the rest of the page at `host` is readable.
+        unsafe {
+            std::ptr::copy_nonoverlapping(page.host.add(offset), bytes.as_mut_ptr(), in_page);
+        }
+        let mut insns = std::mem::take(&mut self.jit.insns);
+        block::decode(mode, rip, &bytes[..in_page], MAX_INSTRUCTIONS, &mut insns);
+        let mut second = None;
+        let mut second_physical = None;
+        if insns.is_empty() && in_page < 15 {
+            let next = self.translate(
+                self.wrap_linear((linear | (PAGE - 1)) + 1),
+                Access::fetch(self.user()),
+            );
+            if let Ok(next) = next
+                && next.rights & physical::IO == 0
+            {
+                // SAFETY: 16 bytes from the start of the page at `host` are readable.
+                unsafe {
+                    let to = bytes.as_mut_ptr().add(in_page);
+                    std::ptr::copy_nonoverlapping(next.host, to, 16);
+                }
+                block::decode(mode, rip, &bytes[..in_page + 15], 1, &mut insns);
+                let vpn = (linear >> 12) + 1;
+                let id = self.jit.table.page_id(vpn, next.page >> 12);
+                second = Some(PageCheck { vpn, id });
+                second_physical = Some(next.page);
+            }
+        }
+        if insns.is_empty() {
+            self.jit.insns = insns;
+            return None;
+        }
+        let source = Source {
+            mode: *mode,
+            rip,
+            insns: &insns,
+            page: PageCheck {
+                vpn: linear >> 12,
+                id,
+            },
+            second,
+            first_link: self.jit.table.links.len() as u32,
+        };
+        let base = self.jit.cache.next_address();
+        self.jit.asm.start(base);
+        let built = block::build(&mut self.jit.asm, &self.jit.thunks, &source);
+        let code = match self.jit.asm.finish() {
+            Ok(code) => code,
+            Err(_) => {
+                self.jit.insns = insns;
+                return None;
+            }
+        };
+        let host_bytes = code.len();
+        self.jit.cache.append(code);
+        for e in &built.exits {
+            self.jit
+                .cache
+                .patch_rel32(base + e.field as u64, base + e.stub as u64);
+        }
+        let length: usize = insns.iter().map(|i| i.ins.len()).sum();
+        self.stats.blocks += 1;
+        self.stats.translated += insns.len() as u64;
+        self.stats.code_bytes += host_bytes as u64;
+        self.jit.insns = insns;
+        let physical = page.page + offset as u64;
+        let block = Block::new(base, host_bytes, physical, rip, mode_number, &built, second);
+        let index = self.jit.table.add(block, &built, base);
+        let first = length.min(in_page);
+        self.note_code(index, physical, first as u64, page.host as u64);
+        if let Some(second) = second_physical
+            && length > in_page
+            && let Ok(next) = self.translate(
+                self.wrap_linear((linear | (PAGE - 1)) + 1),
+                Access::fetch(self.user()),
+            )
+        {
+            self.note_code(index, second, (length - in_page) as u64, next.host as u64);
+        }
+        self.stats.ns_translating += start.elapsed().as_nanos() as u64;
+        Some(index)
+    }
+
+    /// Drops all translated code.
+    fn flush_code_cache(&mut self) {
+        self.stats.cache_flushes += 1;
+        for page in self.jit.table.take_code_pages() {
+            self.forget_code_page(page);
+        }
+        // SAFETY: the Area is this vCPU's own; no translated code is running.
+        let area: &mut Area = unsafe { &mut *self.env.area() };
+        for class in &mut area.jump {
+            class.fill(self.jit.thunks.lookup);
+        }
+        self.jit.table.clear();
+        self.jit.cache.reset();
+    }
 }
+
+/// First offsets that inline code may not read and write any more, for one segment register.
+fn inline_limits(s: &crate::state::Segment) -> (u64, u64) {
+    if !s.usable() || s.is(attr::EXPAND_DOWN) && !s.is(attr::CODE) {
+        return (0, 0);
+    }
+    let end = s.limit as u64 + 1;
+    if s.is(attr::CODE) {
+        return (if s.is(attr::READABLE) { end } else { 0 }, 0);
+    }
+    (end, if s.is(attr::WRITABLE) { end } else { 0 })
+}
+
+/// Flags of translated code that depend on the mode are all in `Mode`; this keeps the unused ones honest.
+const _: () = assert!(bit::FLAT << seg::GS < bit::LONG && NONE == u32::MAX);

@@ -1,0 +1,864 @@
+//! Forming a block: decoding, flag liveness, entries, the rules' frame and the cold code.
+//!
+//! A block is straight-line guest code of one page, from its first instruction to the first that
+//! changes the flow (or the page's end, or `MAX_INSTRUCTIONS`); an instruction that straddles two
+//! pages is a block of its own.  Its host code has up to four entries, falling into each other:
+//!
+//! | entry | reached by | checks |
+//! |---|---|---|
+//! | `indirect` | jump tables, target in R9 | R9 is this block's RIP |
+//! | `guarded` | links from other pages | the virtual page still maps to this physical page |
+//! | `polled` | backward links | `attention` |
+//! | `main` | forward links, the dispatcher | |
+//!
+//! So every cycle of blocks passes a poll, and no link survives a change of mappings unseen.
+
+use super::emit::{Alu, Asm, Cond, Label, Mem, R9, R10, W32, W64};
+use super::env::{Area, CODE_TLB_ENTRIES};
+use super::mode::{Mode, bit};
+use super::reencode::{self, Class, Unit};
+use super::rules::{self, Rule};
+use super::runtime::{
+    MISS_USER, MISS_WRITE, Thunks, area, emit_restore_flags, emit_save_flags, field,
+};
+use crate::memory::PAGE;
+use iced_x86::{
+    Decoder, DecoderOptions, EncodingKind, Instruction, Mnemonic, OpKind, Register, RflagsBits,
+};
+use std::mem::offset_of;
+
+/// Instructions in a block at most.
+pub const MAX_INSTRUCTIONS: usize = 64;
+/// Host code of a block at most, in bytes.
+pub const MAX_CODE: usize = 48 << 10;
+
+/// The flags that live in the host's RFLAGS, as iced names them.
+pub const ARITHMETIC: u32 = RflagsBits::OF
+    | RflagsBits::SF
+    | RflagsBits::ZF
+    | RflagsBits::AF
+    | RflagsBits::CF
+    | RflagsBits::PF;
+
+/// A decoded instruction of a block.
+pub struct Insn {
+    pub ins: Instruction,
+    pub bytes: [u8; 15],
+    pub rule: Rule,
+    /// Flags that code before this instruction must not clobber.
+    pub live: u32,
+}
+
+impl Insn {
+    pub fn raw(&self) -> &[u8] {
+        &self.bytes[..self.ins.len()]
+    }
+
+    /// Whether flag-clobbering code may stand before the instruction's own work.
+    pub fn flags_dead(&self) -> bool {
+        self.live & ARITHMETIC == 0
+    }
+}
+
+/// What follows a rule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flow {
+    /// The next instruction.
+    Next,
+    /// Nothing: the rule ended the block.
+    End,
+}
+
+/// Code out of the hot path, emitted after it.
+pub enum Cold {
+    /// Inline TLB miss: tag table at `table` (offset in Area), R9 = offset from the tag, R10 = index.
+    Miss {
+        at: Label,
+        resume: Label,
+        table: i32,
+        what: u32,
+        saved: bool,
+        insn: usize,
+    },
+    /// The same for an address known at translation.
+    ConstMiss {
+        at: Label,
+        resume: Label,
+        linear: u64,
+        what: u32,
+        saved: bool,
+        insn: usize,
+    },
+    /// The interpreter does instruction `insn`.
+    Interpret {
+        at: Label,
+        saved: bool,
+        insn: usize,
+    },
+    /// `attention` is set: leave with RIP at the block's start.
+    Attend {
+        at: Label,
+        saved: bool,
+    },
+    /// The page check failed: look the block up.
+    Lookup {
+        at: Label,
+        saved: bool,
+    },
+    LoadFpu {
+        at: Label,
+        resume: Label,
+    },
+    /// An unlinked exit.
+    Link {
+        at: Label,
+        index: usize,
+    },
+}
+
+/// A direct exit that may be linked.
+pub struct Exit {
+    /// Offset of the jump's rel32 in the block.
+    pub field: usize,
+    /// Offset of the stub that asks for linking.
+    pub stub: usize,
+    pub target: u64,
+    pub entry: Entry,
+}
+
+/// The entry of the target that a link uses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Entry {
+    Main,
+    Polled,
+    Guarded,
+}
+
+/// Offsets of a block's entries.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Entries {
+    pub indirect: usize,
+    pub guarded: usize,
+    pub polled: usize,
+    pub main: usize,
+}
+
+/// A virtual page and the identity that the code TLB must show for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageCheck {
+    pub vpn: u64,
+    pub id: u32,
+}
+
+/// What a block is made from.
+pub struct Source<'a> {
+    pub mode: Mode,
+    pub rip: u64,
+    pub insns: &'a [Insn],
+    pub page: PageCheck,
+    /// The page that a straddling instruction ends in.
+    pub second: Option<PageCheck>,
+    /// Number of the first link that this block makes.
+    pub first_link: u32,
+}
+
+/// Emits one block.
+pub struct Builder<'a> {
+    pub asm: &'a mut Asm,
+    pub thunks: &'a Thunks,
+    pub source: &'a Source<'a>,
+    pub cold: Vec<Cold>,
+    pub exits: Vec<(usize, u64, Entry)>,
+    /// (host offset, guest offset from the block's RIP), ascending.
+    pub map: Vec<(u32, u16)>,
+    /// Index of the instruction being emitted.
+    pub at: usize,
+    fpu_checked: bool,
+}
+
+/// A finished block's layout; the code is in the assembler.
+pub struct Built {
+    pub entries: Entries,
+    pub exits: Vec<Exit>,
+    pub map: Vec<(u32, u16)>,
+}
+
+pub fn build(asm: &mut Asm, thunks: &Thunks, source: &Source) -> Built {
+    let mut b = Builder {
+        asm,
+        thunks,
+        source,
+        cold: Vec::new(),
+        exits: Vec::new(),
+        map: Vec::with_capacity(source.insns.len() * 2),
+        at: 0,
+        fpu_checked: false,
+    };
+    let entries = b.prologue();
+    b.body();
+    let stubs = b.cold_code();
+    let exits = b
+        .exits
+        .iter()
+        .zip(stubs)
+        .map(|(&(field, target, entry), stub)| Exit {
+            field,
+            stub,
+            target,
+            entry,
+        })
+        .collect();
+    Built {
+        entries,
+        exits,
+        map: b.map,
+    }
+}
+
+impl Builder<'_> {
+    pub fn mode(&self) -> &Mode {
+        &self.source.mode
+    }
+
+    pub fn insn(&self) -> &Insn {
+        &self.source.insns[self.at]
+    }
+
+    fn code_tlb(&self, vpn: u64) -> Mem {
+        let class = self.mode().class();
+        let slot = class * CODE_TLB_ENTRIES + vpn as usize % CODE_TLB_ENTRIES;
+        field(offset_of!(Area, code_tlb) + 4 * slot)
+    }
+
+    /// `cmp r9, rip`.
+    fn compare_target(&mut self) {
+        let rip = self.source.rip;
+        if rip as i32 as i64 as u64 == rip {
+            self.asm.alu(Alu::Cmp, W64, R9, rip as i64);
+        } else if !self.mode().code64() {
+            self.asm.alu(Alu::Cmp, W32, R9, rip as i32);
+        } else {
+            self.asm.mov_imm64(R10, rip);
+            self.asm.alu(Alu::Cmp, W64, R9, R10);
+        }
+    }
+
+    fn check_page(&mut self, check: PageCheck, saved: bool) {
+        let at = self.asm.label();
+        let slot = self.code_tlb(check.vpn);
+        self.asm.alu(Alu::Cmp, W32, slot, check.id as i32);
+        self.asm.jcc(Cond::Ne, at);
+        self.cold.push(Cold::Lookup { at, saved });
+    }
+
+    fn check_attention(&mut self, saved: bool) {
+        let at = self.asm.label();
+        self.asm.alu(Alu::Cmp, W32, area!(attention), 0);
+        self.asm.jcc(Cond::Ne, at);
+        self.cold.push(Cold::Attend { at, saved });
+    }
+
+    fn prologue(&mut self) -> Entries {
+        let dead = self.source.insns.first().is_none_or(|i| i.flags_dead());
+        if dead {
+            self.prologue_flags_dead()
+        } else {
+            self.prologue_flags_live()
+        }
+    }
+
+    fn prologue_flags_dead(&mut self) -> Entries {
+        let indirect = self.asm.position();
+        self.compare_target();
+        self.asm.jcc_to(Cond::Ne, self.thunks.lookup);
+        let guarded = self.asm.position();
+        self.check_page(self.source.page, false);
+        let polled = self.asm.position();
+        self.check_attention(false);
+        let main = self.asm.position();
+        if let Some(second) = self.source.second {
+            self.check_page(second, false);
+        }
+        Entries {
+            indirect,
+            guarded,
+            polled,
+            main,
+        }
+    }
+
+    /// The same entries where the block's first instructions need the flags of its predecessor:
+    /// each saves them around its checks.
+    fn prologue_flags_live(&mut self) -> Entries {
+        let indirect = self.asm.position();
+        emit_save_flags(self.asm);
+        self.compare_target();
+        self.asm.jcc_to(Cond::Ne, self.thunks.lookup_saved);
+        let guard = self.asm.label();
+        self.asm.jmp(guard);
+        let guarded = self.asm.position();
+        emit_save_flags(self.asm);
+        self.asm.bind(guard);
+        self.check_page(self.source.page, true);
+        let poll = self.asm.label();
+        self.asm.jmp(poll);
+        let polled = self.asm.position();
+        emit_save_flags(self.asm);
+        self.asm.bind(poll);
+        self.check_attention(true);
+        emit_restore_flags(self.asm);
+        let main = self.asm.position();
+        if let Some(second) = self.source.second {
+            emit_save_flags(self.asm);
+            self.check_page(second, true);
+            emit_restore_flags(self.asm);
+        }
+        Entries {
+            indirect,
+            guarded,
+            polled,
+            main,
+        }
+    }
+
+    fn body(&mut self) {
+        for at in 0..self.source.insns.len() {
+            self.at = at;
+            self.mark(at);
+            if rules::emit(self) == Flow::End {
+                return;
+            }
+        }
+        // The page or the length limit ended the block.
+        if let Some(last) = self.source.insns.last() {
+            let next = self.mode_ip(last.ins.next_ip());
+            self.exit_to(next);
+        }
+    }
+
+    /// Host code from here on belongs to instruction `at`.
+    fn mark(&mut self, at: usize) {
+        let delta = self.source.insns[at].ins.ip().wrapping_sub(self.source.rip) as u16;
+        self.map.push((self.asm.position() as u32, delta));
+    }
+
+    /// An instruction pointer wrapped to the code size.
+    pub fn mode_ip(&self, ip: u64) -> u64 {
+        match self.mode().code_bits() {
+            64 => ip,
+            32 => ip & 0xFFFF_FFFF,
+            _ => ip & 0xFFFF_FFFF,
+        }
+    }
+
+    // --- exits ---
+
+    /// Jumps to `target` (RIP), linkable: to its stub at first.
+    pub fn exit_to(&mut self, target: u64) {
+        let field = self.asm.jmp_patchable(self.asm.address());
+        self.push_exit(field, target);
+    }
+
+    /// Jumps to `target` if `cond`, linkable.
+    pub fn exit_if(&mut self, cond: Cond, target: u64) {
+        let field = self.asm.jcc_patchable(cond, self.asm.address());
+        self.push_exit(field, target);
+    }
+
+    fn push_exit(&mut self, field: usize, target: u64) {
+        let (at, index) = (self.asm.label(), self.exits.len());
+        self.exits.push((field, target, self.entry_for(target)));
+        self.cold.push(Cold::Link { at, index });
+    }
+
+    fn entry_for(&self, target: u64) -> Entry {
+        let base = self.mode().cs_base as u64;
+        let page = |ip: u64| base.wrapping_add(ip) & 0xFFFF_FFFF_FFFF_F000;
+        let here = self.insn().ins.ip();
+        if self.source.second.is_some() || page(target) != page(self.source.rip) {
+            Entry::Guarded
+        } else if target <= here {
+            Entry::Polled
+        } else {
+            Entry::Main
+        }
+    }
+
+    /// Goes to the RIP in R9.
+    pub fn exit_indirect(&mut self) {
+        let class = self.mode().class();
+        let table = offset_of!(Area, jump) + class * size_of::<[u64; super::env::JUMP_ENTRIES]>();
+        self.asm.movzx(W32, R10, super::emit::W16, R9);
+        let slot = Mem::base(super::emit::RSP).index(R10, 8).disp(table as i32);
+        self.asm.jmp_indirect(slot);
+    }
+
+    /// Leaves for the interpreter to do the current instruction.
+    pub fn exit_interpret(&mut self) -> Flow {
+        let at = self.asm.label();
+        self.asm.jmp(at);
+        self.cold.push(Cold::Interpret {
+            at,
+            saved: false,
+            insn: self.at,
+        });
+        Flow::End
+    }
+
+    /// `mov [cpu.rip], rip`; R9 may be lost.
+    pub fn store_rip(&mut self, rip: u64) {
+        if rip as i32 as i64 as u64 == rip {
+            self.asm.mov(W64, area!(cpu.rip), rip as i64);
+        } else {
+            self.asm.mov(W64, R9, rip);
+            self.asm.mov(W64, area!(cpu.rip), R9);
+        }
+    }
+
+    // --- cold code ---
+
+    /// Emits all cold code; the offsets of the link stubs, by exit.
+    fn cold_code(&mut self) -> Vec<usize> {
+        let mut stubs = vec![0; self.exits.len()];
+        let cold = std::mem::take(&mut self.cold);
+        for c in cold {
+            match c {
+                Cold::Miss {
+                    at,
+                    resume,
+                    table,
+                    what,
+                    saved,
+                    insn,
+                } => {
+                    self.asm.bind(at);
+                    self.mark(insn);
+                    let tag = Mem::base(super::emit::RSP).index(R10, 1).disp(table);
+                    self.asm.alu(Alu::Add, W64, R9, tag);
+                    self.miss(what, saved);
+                    self.asm.jmp(resume);
+                }
+                Cold::ConstMiss {
+                    at,
+                    resume,
+                    linear,
+                    what,
+                    saved,
+                    insn,
+                } => {
+                    self.asm.bind(at);
+                    self.mark(insn);
+                    self.asm.mov(W64, R9, linear);
+                    self.miss(what, saved);
+                    let offset = (linear % PAGE) as i32;
+                    self.asm.lea(W64, R9, Mem::base(R9).disp(-offset));
+                    self.asm.jmp(resume);
+                }
+                Cold::Interpret { at, saved, insn } => {
+                    self.asm.bind(at);
+                    if saved {
+                        emit_restore_flags(self.asm);
+                    }
+                    self.store_rip(self.source.insns[insn].ins.ip());
+                    self.asm.jmp_to(self.thunks.exit_interpret);
+                }
+                Cold::Attend { at, saved } => {
+                    self.asm.bind(at);
+                    if saved {
+                        emit_restore_flags(self.asm);
+                    }
+                    self.store_rip(self.source.rip);
+                    self.asm.jmp_to(self.thunks.exit_attend);
+                }
+                Cold::Lookup { at, saved } => {
+                    self.asm.bind(at);
+                    if saved {
+                        emit_restore_flags(self.asm);
+                    }
+                    self.asm.mov(W64, R9, self.source.rip);
+                    self.asm.jmp_to(self.thunks.lookup);
+                }
+                Cold::LoadFpu { at, resume } => {
+                    self.asm.bind(at);
+                    self.asm.call_to(self.thunks.load_fpu);
+                    self.asm.jmp(resume);
+                }
+                Cold::Link { at, index } => {
+                    self.asm.bind(at);
+                    stubs[index] = self.asm.position();
+                    let number = self.source.first_link + index as u32;
+                    self.asm.mov(W32, area!(exit_link), number as i32);
+                    self.asm.jmp_to(self.thunks.exit_link);
+                }
+            }
+        }
+        stubs
+    }
+
+    fn miss(&mut self, what: u32, saved: bool) {
+        self.asm.mov(W32, R10, what as i32);
+        let thunk = if saved {
+            self.thunks.miss_saved
+        } else {
+            self.thunks.miss
+        };
+        self.asm.call_to(thunk);
+    }
+
+    // --- memory ---
+
+    /// The miss thunk's description of an access.
+    fn what(&self, size: usize, write: bool) -> u32 {
+        let user = if self.mode().has(bit::USER) {
+            MISS_USER
+        } else {
+            0
+        };
+        size as u32 | if write { MISS_WRITE } else { 0 } | user
+    }
+
+    fn table(&self, write: bool) -> i32 {
+        let class = self.mode().class();
+        let tlb = offset_of!(Area, tlb) + class * size_of::<super::env::Tlb>();
+        let part = if write {
+            offset_of!(super::env::Tlb, write)
+        } else {
+            offset_of!(super::env::Tlb, read)
+        };
+        (tlb + part) as i32
+    }
+
+    /// Limit check and base of segment register `segment` for the offset in R9.  Flags are free.
+    fn add_segment(&mut self, segment: usize, size: usize, write: bool, saved: bool) {
+        use crate::state::{CpuState, Segment, seg};
+        let base =
+            offset_of!(CpuState, seg) + segment * size_of::<Segment>() + offset_of!(Segment, base);
+        if self.mode().code64() {
+            if segment >= seg::FS {
+                self.asm.alu(Alu::Add, W64, R9, field(base));
+            }
+            return;
+        }
+        if self.mode().is_flat(segment) {
+            return;
+        }
+        let limits = if write {
+            offset_of!(Area, writable)
+        } else {
+            offset_of!(Area, readable)
+        };
+        let at = self.asm.label();
+        self.asm.lea(W64, R10, Mem::base(R9).disp(size as i32));
+        self.asm
+            .alu(Alu::Cmp, W64, R10, field(limits + 8 * segment));
+        self.asm.jcc(Cond::A, at);
+        self.cold.push(Cold::Interpret {
+            at,
+            saved,
+            insn: self.at,
+        });
+        self.asm.alu(Alu::Add, W32, R9, field(base));
+    }
+
+    fn needs_base(&self, segment: usize) -> bool {
+        use crate::state::seg;
+        if self.mode().code64() {
+            segment >= seg::FS
+        } else {
+            !self.mode().is_flat(segment)
+        }
+    }
+
+    /// Turns the offset in R9 (already wrapped to the address size) into a host address in R9.
+    /// `live`: the flags are kept.
+    pub fn probe(&mut self, segment: usize, size: usize, write: bool, live: bool) {
+        if live {
+            emit_save_flags(self.asm);
+        }
+        self.add_segment(segment, size, write, live);
+        let table = self.table(write);
+        let (at, resume) = (self.asm.label(), self.asm.label());
+        self.asm.mov(W32, R10, R9);
+        self.asm.shift(super::emit::Shift::Shr, W32, R10, 8);
+        self.asm.alu(Alu::And, W32, R10, 0x3FF0);
+        let slot = Mem::base(super::emit::RSP).index(R10, 1).disp(table);
+        self.asm.alu(Alu::Sub, W64, R9, slot);
+        self.asm
+            .alu(Alu::Cmp, W64, R9, (PAGE as usize - size) as i32);
+        self.asm.jcc(Cond::A, at);
+        self.asm.alu(Alu::Add, W64, R9, slot.disp(table + 8));
+        self.asm.bind(resume);
+        let what = self.what(size, write);
+        self.cold.push(Cold::Miss {
+            at,
+            resume,
+            table,
+            what,
+            saved: live,
+            insn: self.at,
+        });
+        if live {
+            emit_restore_flags(self.asm);
+        }
+    }
+
+    /// The host address of a linear address known now, as `[r9 + disp]`; None if it straddles pages.
+    fn probe_const(&mut self, linear: u64, size: usize, write: bool, live: bool) -> Option<Mem> {
+        let offset = linear % PAGE;
+        if offset + size as u64 > PAGE {
+            return None;
+        }
+        if live {
+            emit_save_flags(self.asm);
+        }
+        let page = linear - offset;
+        let index = (linear >> 12) as usize % super::env::TLB_ENTRIES;
+        let tag = self.table(write) + 16 * index as i32;
+        let (at, resume) = (self.asm.label(), self.asm.label());
+        if page as i32 as i64 as u64 == page {
+            self.asm
+                .alu(Alu::Cmp, W64, field(tag as usize), page as i64);
+        } else {
+            self.asm.mov(W64, R9, page);
+            self.asm.alu(Alu::Cmp, W64, R9, field(tag as usize));
+        }
+        self.asm.jcc(Cond::Ne, at);
+        self.asm.mov(W64, R9, field(tag as usize + 8));
+        self.asm.bind(resume);
+        let what = self.what(size, write);
+        self.cold.push(Cold::ConstMiss {
+            at,
+            resume,
+            linear,
+            what,
+            saved: live,
+            insn: self.at,
+        });
+        if live {
+            emit_restore_flags(self.asm);
+        }
+        Some(Mem::base(R9).disp(offset as i32))
+    }
+
+    /// The host place of the current instruction's memory operand; None: the interpreter must.
+    pub fn memory(&mut self, size: usize, write: bool) -> Option<Mem> {
+        let insn = self.insn();
+        let (ins, live) = (insn.ins, !insn.flags_dead());
+        let segment = crate::interp::operand::segment_number(ins.memory_segment());
+        if let Some(offset) = const_address(&ins, self.mode())
+            && !self.needs_base(segment)
+        {
+            return self.probe_const(offset, size, write, live);
+        }
+        self.effective_address(&ins);
+        self.probe(segment, size, write, live);
+        Some(Mem::base(R9))
+    }
+
+    /// R9 = the effective address of the memory operand, wrapped.  Keeps flags; R10 is lost.
+    pub fn effective_address(&mut self, ins: &Instruction) {
+        let width = address_bits(ins, self.mode());
+        let (base, index) = (ins.memory_base(), ins.memory_index());
+        if let Some(address) = const_address(ins, self.mode()) {
+            self.asm.mov(W64, R9, address);
+            return;
+        }
+        let index_host = match index {
+            Register::None => None,
+            r => Some((self.address_register(r, R9), ins.memory_index_scale() as u8)),
+        };
+        let base_host = match base {
+            Register::None => None,
+            r => Some(self.address_register(r, R10)),
+        };
+        let disp = match width {
+            16 => ins.memory_displacement64() as i16 as i32,
+            _ => ins.memory_displacement64() as i32,
+        };
+        let mem = Mem {
+            base: base_host,
+            index: index_host,
+            disp,
+            seg: None,
+            addr32: false,
+        };
+        match width {
+            64 => self.asm.lea(W64, R9, mem),
+            32 => self.asm.lea(W32, R9, mem),
+            _ => {
+                self.asm.lea(W32, R9, mem);
+                self.asm.movzx(W32, R9, super::emit::W16, R9);
+            }
+        }
+    }
+
+    /// The host register that holds a guest register of an address; loads homed ones into `scratch`.
+    fn address_register(&mut self, r: Register, scratch: super::emit::Gpr) -> super::emit::Gpr {
+        let number = r.full_register() as usize - Register::RAX as usize;
+        match host_register(number) {
+            Some(host) => host,
+            None => {
+                self.asm.mov(W64, scratch, super::runtime::gpr_home(number));
+                scratch
+            }
+        }
+    }
+
+    // --- the FPU ---
+
+    /// Makes sure that the guest's FPU and SIMD state is in the registers.
+    pub fn need_fpu(&mut self) {
+        if std::mem::replace(&mut self.fpu_checked, true) {
+            return;
+        }
+        if self.insn().flags_dead() {
+            let (at, resume) = (self.asm.label(), self.asm.label());
+            self.asm.alu(Alu::Cmp, W32, area!(fpu_live), 0);
+            self.asm.jcc(Cond::E, at);
+            self.asm.bind(resume);
+            self.cold.push(Cold::LoadFpu { at, resume });
+            return;
+        }
+        let loaded = self.asm.label();
+        emit_save_flags(self.asm);
+        self.asm.alu(Alu::Cmp, W32, area!(fpu_live), 0);
+        self.asm.jcc_short(Cond::Ne, loaded);
+        self.asm.call_to(self.thunks.load_fpu);
+        self.asm.bind(loaded);
+        emit_restore_flags(self.asm);
+    }
+}
+
+/// Which host register holds guest register `number`, if any.
+pub fn host_register(number: usize) -> Option<super::emit::Gpr> {
+    use super::emit::Gpr;
+    match number {
+        4 => Some(super::emit::R8),
+        8..=11 => None,
+        n => Some(Gpr(n as u8)),
+    }
+}
+
+/// Address size of a memory operand, in bits.
+pub fn address_bits(ins: &Instruction, mode: &Mode) -> u32 {
+    let r = match (ins.memory_base(), ins.memory_index()) {
+        (Register::None, Register::None) => {
+            return match ins.memory_displ_size() {
+                2 => 16,
+                4 if !mode.code64() => 32,
+                _ => mode.code_bits().max(32),
+            };
+        }
+        (Register::None, index) => index,
+        (base, _) => base,
+    };
+    8 * r.size() as u32
+}
+
+/// The offset of a memory operand without registers.
+pub fn const_address(ins: &Instruction, mode: &Mode) -> Option<u64> {
+    if ins.is_ip_rel_memory_operand() {
+        return Some(ins.ip_rel_memory_address());
+    }
+    if ins.memory_base() != Register::None || ins.memory_index() != Register::None {
+        return None;
+    }
+    let displacement = ins.memory_displacement64();
+    Some(if mode.code64() {
+        displacement
+    } else {
+        displacement & 0xFFFF_FFFF
+    })
+}
+
+/// Decodes a block from `bytes` (the rest of the page), and finds which flags are live where.
+pub fn decode(mode: &Mode, rip: u64, bytes: &[u8], limit: usize, insns: &mut Vec<Insn>) {
+    insns.clear();
+    let mut decoder = Decoder::with_ip(mode.code_bits(), bytes, rip, DecoderOptions::NONE);
+    while insns.len() < limit && decoder.can_decode() {
+        let start = decoder.position();
+        let ins = decoder.decode();
+        if ins.is_invalid() {
+            break;
+        }
+        if !mode.code64() && ins.next_ip().wrapping_sub(1) > mode.cs_limit as u64 {
+            break;
+        }
+        let mut raw = [0; 15];
+        raw[..ins.len()].copy_from_slice(&bytes[start..start + ins.len()]);
+        let rule = rules::rule(mode, &ins);
+        insns.push(Insn {
+            ins,
+            bytes: raw,
+            rule,
+            live: ARITHMETIC,
+        });
+        if rule.ends_block() {
+            break;
+        }
+    }
+    liveness(mode, insns);
+}
+
+fn liveness(mode: &Mode, insns: &mut [Insn]) {
+    let mut live = live_after_block(mode, insns);
+    for insn in insns.iter_mut().rev() {
+        let (read, killed) = flag_use(insn);
+        live = live & !killed | read;
+        insn.live = live;
+    }
+}
+
+/// Flags that code after the block may read: all, unless the jump's targets are in sight.
+fn live_after_block(mode: &Mode, insns: &[Insn]) -> u32 {
+    let _ = (mode, insns);
+    ARITHMETIC
+}
+
+/// Flags an instruction reads, and those it overwrites whatever happens.
+fn flag_use(insn: &Insn) -> (u32, u32) {
+    let ins = &insn.ins;
+    if insn.rule == Rule::Interpret {
+        return (ARITHMETIC, 0);
+    }
+    let variable_count = ins.op_count() > 1
+        && ins.op_kind(ins.op_count() - 1) == OpKind::Register
+        && ins.op_register(ins.op_count() - 1) == Register::CL
+        && is_shift(ins.mnemonic());
+    let killed = if variable_count {
+        0
+    } else {
+        ins.rflags_modified() & ARITHMETIC
+    };
+    (ins.rflags_read() & ARITHMETIC, killed)
+}
+
+fn is_shift(m: Mnemonic) -> bool {
+    use Mnemonic::*;
+    matches!(
+        m,
+        Shl | Shr | Sar | Sal | Rol | Ror | Rcl | Rcr | Shld | Shrd
+    )
+}
+
+/// Whether the mode lets the instruction use its unit without a fault.
+pub fn unit_enabled(mode: &Mode, ins: &Instruction) -> bool {
+    match reencode::unit(ins) {
+        Unit::Integer => true,
+        Unit::X87 => {
+            mode.has(bit::X87) && !(ins.mnemonic() == Mnemonic::Wait && mode.has(bit::WAIT_TRAPS))
+        }
+        Unit::Mmx => mode.has(bit::X87),
+        Unit::Sse => mode.has(bit::SSE),
+        Unit::Avx => mode.has(bit::AVX),
+        Unit::Avx512 => mode.has(bit::AVX512),
+    }
+}
+
+/// Whether the generic copier serves the instruction here.
+pub fn copyable(mode: &Mode, ins: &Instruction) -> bool {
+    if mode.has(bit::REAL_OR_V86) && ins.code().op_code().encoding() != EncodingKind::Legacy {
+        return false;
+    }
+    matches!(reencode::classify(ins), Class::Copyable | Class::NoEffect) && unit_enabled(mode, ins)
+}

@@ -1,0 +1,130 @@
+//! The code cache: one memfd, mapped writable at one address and executable at another.
+//!
+//! Code is appended; when the cache is full everything is dropped at once (`Jit::flush_cache`).
+
+use std::ptr::NonNull;
+
+/// Bytes of host code kept; pages that were never used cost nothing.
+pub const CACHE_BYTES: usize = 64 << 20;
+
+pub struct CodeCache {
+    writable: NonNull<u8>,
+    executable: NonNull<u8>,
+    used: usize,
+    /// Where blocks start: thunks lie before and survive a flush.
+    blocks_start: usize,
+}
+
+// SAFETY: the mappings are owned by this value and written by its owner only.
+unsafe impl Send for CodeCache {}
+
+fn map(fd: i32, protection: i32) -> std::io::Result<NonNull<u8>> {
+    // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing of ours.
+    let p = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            CACHE_BYTES,
+            protection,
+            libc::MAP_SHARED,
+            fd,
+            0,
+        )
+    };
+    if p == libc::MAP_FAILED {
+        return Err(std::io::Error::last_os_error());
+    }
+    NonNull::new(p.cast()).ok_or_else(std::io::Error::last_os_error)
+}
+
+impl CodeCache {
+    pub fn new() -> std::io::Result<CodeCache> {
+        // SAFETY: the name is a C string; the call has no other memory effect.
+        let fd = unsafe { libc::memfd_create(c"ring3-code".as_ptr(), libc::MFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        // SAFETY: plain system call on our own descriptor.
+        let sized = unsafe { libc::ftruncate(fd, CACHE_BYTES as libc::off_t) };
+        let views = if sized == 0 {
+            map(fd, libc::PROT_READ | libc::PROT_WRITE)
+                .and_then(|w| Ok((w, map(fd, libc::PROT_READ | libc::PROT_EXEC)?)))
+        } else {
+            Err(std::io::Error::last_os_error())
+        };
+        // SAFETY: our own descriptor; the mappings keep the memory.
+        unsafe { libc::close(fd) };
+        let (writable, executable) = views?;
+        Ok(CodeCache {
+            writable,
+            executable,
+            used: 0,
+            blocks_start: 0,
+        })
+    }
+
+    /// Where the next code will execute.
+    pub fn next_address(&self) -> u64 {
+        self.executable.as_ptr() as u64 + self.used as u64
+    }
+
+    pub fn room(&self) -> usize {
+        CACHE_BYTES - self.used
+    }
+
+    /// Appends code made for `next_address`; the next begins at a multiple of 16.
+    /// The caller has checked `room`.
+    pub fn append(&mut self, code: &[u8]) {
+        assert!(code.len() <= self.room(), "code cache overrun");
+        // SAFETY: the range was just checked to lie inside the mapping.
+        unsafe {
+            let to = self.writable.as_ptr().add(self.used);
+            std::ptr::copy_nonoverlapping(code.as_ptr(), to, code.len());
+        }
+        self.used = (self.used + code.len())
+            .next_multiple_of(16)
+            .min(CACHE_BYTES);
+    }
+
+    /// What is there now survives `reset`.
+    pub fn keep(&mut self) {
+        self.blocks_start = self.used;
+    }
+
+    pub fn reset(&mut self) {
+        self.used = self.blocks_start;
+    }
+
+    /// Retargets the rel32 whose field executes at `field` (aligned to 4) to `target`.
+    pub fn patch_rel32(&mut self, field: u64, target: u64) {
+        let offset = (field - self.executable.as_ptr() as u64) as usize;
+        assert!(
+            offset + 4 <= self.used && offset.is_multiple_of(4),
+            "patch outside the cache"
+        );
+        let rel = (target as i64 - (field as i64 + 4)) as i32;
+        // SAFETY: inside the mapping, aligned: one store, which the executing side sees whole.
+        unsafe {
+            self.writable
+                .as_ptr()
+                .add(offset)
+                .cast::<i32>()
+                .write_volatile(rel);
+        }
+    }
+
+    /// The executable range (host addresses).
+    pub fn range(&self) -> std::ops::Range<u64> {
+        let start = self.executable.as_ptr() as u64;
+        start..start + CACHE_BYTES as u64
+    }
+}
+
+impl Drop for CodeCache {
+    fn drop(&mut self) {
+        // SAFETY: our own mappings.
+        unsafe {
+            libc::munmap(self.writable.as_ptr().cast(), CACHE_BYTES);
+            libc::munmap(self.executable.as_ptr().cast(), CACHE_BYTES);
+        }
+    }
+}

@@ -1,0 +1,606 @@
+//! The translator's rules: one for each family of instructions.
+//!
+//! Inside a block the guest's general registers and arithmetic flags *are* the host's, so most
+//! instructions run as they stand, on a host address where they name memory.  A rule does all that
+//! may fault before its first change of guest state.  What has no rule is interpreted.
+
+use super::block::{Builder, Flow, copyable, host_register};
+use super::emit::{Alu, Cond, Gpr, Mem, R8, R9, R10, RBP, RCX, W16, W32, W64, Width};
+use super::mode::{Mode, bit};
+use super::reencode::{self, Class, Plan, Unit};
+use super::runtime::{area, field, gpr_home, saved};
+use crate::state::{CpuState, Segment, seg};
+use crate::translate::env::Area;
+use iced_x86::{ConditionCode, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use std::mem::offset_of;
+
+/// Which rule translates an instruction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rule {
+    /// The same instruction on the host, memory operand replaced.
+    Copy,
+    /// BT BTS BTR BTC on a bit string in memory.
+    BitString,
+    Lea,
+    Push,
+    Pop,
+    Leave,
+    Call,
+    CallIndirect,
+    Ret,
+    Jmp,
+    JmpIndirect,
+    Jcc,
+    Loop,
+    Jcxz,
+    Rdtsc,
+    Swapgs,
+    FsGsBase,
+    DirectionFlag,
+    /// Leave the block, interpret, come back.
+    Interpret,
+}
+
+impl Rule {
+    pub fn ends_block(self) -> bool {
+        use Rule::*;
+        matches!(
+            self,
+            Call | CallIndirect | Ret | Jmp | JmpIndirect | Jcc | Loop | Jcxz | Interpret
+        )
+    }
+}
+
+/// The rule for `ins` in `mode`.
+pub fn rule(mode: &Mode, ins: &Instruction) -> Rule {
+    use Mnemonic::*;
+    match ins.flow_control() {
+        FlowControl::Next => {}
+        FlowControl::ConditionalBranch => return conditional(mode, ins),
+        FlowControl::UnconditionalBranch if ins.is_jmp_short_or_near() => {
+            return direct(mode, ins, Rule::Jmp);
+        }
+        FlowControl::Call if ins.is_call_near() => return direct(mode, ins, Rule::Call),
+        FlowControl::IndirectBranch if ins.is_jmp_near_indirect() => {
+            return indirect(mode, ins, Rule::JmpIndirect);
+        }
+        FlowControl::IndirectCall if ins.is_call_near_indirect() => {
+            return indirect(mode, ins, Rule::CallIndirect);
+        }
+        FlowControl::Return if ins.mnemonic() == Ret => return indirect(mode, ins, Rule::Ret),
+        _ => return Rule::Interpret,
+    }
+    match ins.mnemonic() {
+        Lea => Rule::Lea,
+        Push if pushable(ins) => Rule::Push,
+        Pop if ins.op0_kind() == OpKind::Register && ins.op0_register().is_gpr() => Rule::Pop,
+        Leave if mode.has(bit::STACK32) && ins.stack_pointer_increment() != 2 => Rule::Leave,
+        Cld | Std => Rule::DirectionFlag,
+        Rdtsc if can_read_tsc(mode) => Rule::Rdtsc,
+        Swapgs if mode.code64() && !mode.has(bit::USER) => Rule::Swapgs,
+        Rdfsbase | Rdgsbase | Wrfsbase | Wrgsbase if fs_gs_base(mode, ins) => Rule::FsGsBase,
+        _ if copyable(mode, ins) => Rule::Copy,
+        _ if reencode::classify(ins) == Class::BitString => Rule::BitString,
+        _ => Rule::Interpret,
+    }
+}
+
+fn conditional(mode: &Mode, ins: &Instruction) -> Rule {
+    let r = match ins.mnemonic() {
+        Mnemonic::Loop if mode.code_bits() != 16 => Rule::Loop,
+        Mnemonic::Jecxz | Mnemonic::Jrcxz => Rule::Jcxz,
+        _ if ins.is_jcc_short_or_near() => Rule::Jcc,
+        _ => return Rule::Interpret,
+    };
+    if r == Rule::Loop && !matches!(ins.op_count(), 1) || !counter_is_wide(mode, ins, r) {
+        return Rule::Interpret;
+    }
+    direct(mode, ins, r)
+}
+
+/// LOOP and JrCXZ with CX as counter (or ECX in 64-bit mode) are left to the interpreter.
+fn counter_is_wide(mode: &Mode, ins: &Instruction, r: Rule) -> bool {
+    use iced_x86::Code::*;
+    match r {
+        Rule::Loop | Rule::Jcxz => {
+            let c = ins.code();
+            let rcx = matches!(c, Loop_rel8_64_RCX | Jrcxz_rel8_64);
+            let ecx = matches!(
+                c,
+                Loop_rel8_32_ECX | Loop_rel8_16_ECX | Jecxz_rel8_32 | Jecxz_rel8_16
+            );
+            rcx || ecx && !mode.code64()
+        }
+        _ => true,
+    }
+}
+
+/// Branches whose target lies in the code segment.
+fn direct(mode: &Mode, ins: &Instruction, r: Rule) -> Rule {
+    let inside = mode.code64() || ins.near_branch_target() <= mode.cs_limit as u64;
+    // In 64-bit mode a 16-bit operand size is ignored by some processors and not by others.
+    let natural = !mode.code64() || ins.op0_kind() == OpKind::NearBranch64;
+    if inside && natural {
+        r
+    } else {
+        Rule::Interpret
+    }
+}
+
+/// Indirect branches, where no target can be outside the code segment.
+fn indirect(mode: &Mode, ins: &Instruction, r: Rule) -> Rule {
+    let wide = branch_width(mode, ins);
+    let any_target_inside = match wide {
+        W16 => mode.cs_limit >= 0xFFFF && !mode.code64(),
+        W32 => mode.cs_limit == u32::MAX && !mode.code64(),
+        _ => mode.code64(),
+    };
+    if any_target_inside {
+        r
+    } else {
+        Rule::Interpret
+    }
+}
+
+/// Operand size of a near indirect branch or return.
+fn branch_width(mode: &Mode, ins: &Instruction) -> Width {
+    use iced_x86::Code::*;
+    match ins.code() {
+        Retnw | Retnw_imm16 | Jmp_rm16 | Call_rm16 => W16,
+        Retnd | Retnd_imm16 | Jmp_rm32 | Call_rm32 => W32,
+        Retnq | Retnq_imm16 | Jmp_rm64 | Call_rm64 => W64,
+        _ if mode.code64() => W64,
+        _ => W16,
+    }
+}
+
+fn pushable(ins: &Instruction) -> bool {
+    match ins.op0_kind() {
+        OpKind::Register => ins.op0_register().is_gpr(),
+        OpKind::Memory => true,
+        _ => true,
+    }
+}
+
+fn can_read_tsc(mode: &Mode) -> bool {
+    let allowed = !mode.has(bit::NO_TSC) || !mode.has(bit::USER);
+    allowed && std::is_x86_feature_detected!("bmi2")
+}
+
+fn fs_gs_base(mode: &Mode, ins: &Instruction) -> bool {
+    // The write of a non-canonical base faults: that needs a look at the value.
+    let read = matches!(ins.mnemonic(), Mnemonic::Rdfsbase | Mnemonic::Rdgsbase);
+    mode.code64() && mode.has(bit::FSGSBASE) && read
+}
+
+/// Emits the current instruction of `b`.
+pub fn emit(b: &mut Builder) -> Flow {
+    match b.insn().rule {
+        Rule::Copy => copy(b),
+        Rule::BitString => bit_string(b),
+        Rule::Lea => lea(b),
+        Rule::Push => push(b),
+        Rule::Pop => pop(b),
+        Rule::Leave => leave(b),
+        Rule::Call => call(b),
+        Rule::CallIndirect => call_indirect(b),
+        Rule::Ret => ret(b),
+        Rule::Jmp => {
+            let target = b.insn().ins.near_branch_target();
+            b.exit_to(target);
+            Flow::End
+        }
+        Rule::JmpIndirect => jmp_indirect(b),
+        Rule::Jcc => jcc(b),
+        Rule::Loop => loop_(b),
+        Rule::Jcxz => jcxz(b),
+        Rule::Rdtsc => rdtsc(b),
+        Rule::Swapgs => swapgs(b),
+        Rule::FsGsBase => read_base(b),
+        Rule::DirectionFlag => direction_flag(b),
+        Rule::Interpret => b.exit_interpret(),
+    }
+}
+
+const HOME: i32 = (offset_of!(Area, cpu) + offset_of!(CpuState, gpr) + 64) as i32;
+
+fn copy(b: &mut Builder) -> Flow {
+    let ins = b.insn().ins;
+    if reencode::unit(&ins) != Unit::Integer {
+        b.need_fpu();
+    }
+    let mut plan = Plan::new(HOME);
+    if let Some(operand) = reencode::memory_operand(&ins) {
+        match b.memory(operand.size, operand.access.writes()) {
+            Some(mem) => plan = plan.mem(mem),
+            None => return b.exit_interpret(),
+        }
+    }
+    finish_copy(b, &plan)
+}
+
+fn finish_copy(b: &mut Builder, plan: &Plan) -> Flow {
+    let insn = &b.source.insns[b.at];
+    match reencode::copy(&insn.ins, insn.raw(), plan, b.asm) {
+        Ok(()) => Flow::Next,
+        Err(_) => b.exit_interpret(),
+    }
+}
+
+/// The bit offset chooses the element first, then the bit in it (SDM vol. 2, BT).
+fn bit_string(b: &mut Builder) -> Flow {
+    let insn = b.insn();
+    let ins = insn.ins;
+    let offset = ins.op1_register();
+    let operand = reencode::memory_operand(&ins);
+    let (Some(operand), true) = (operand, insn.flags_dead() && offset.is_gpr()) else {
+        return b.exit_interpret();
+    };
+    let (width, shift) = match operand.size {
+        4 => (W32, 5),
+        8 => (W64, 6),
+        _ => return b.exit_interpret(),
+    };
+    b.effective_address(&ins);
+    load_guest(b, R10, offset);
+    if width == W32 {
+        b.asm.movsx(W64, R10, W32, R10);
+    }
+    b.asm.shift(super::emit::Shift::Sar, W64, R10, shift);
+    let wide = super::block::address_bits(&ins, b.mode());
+    let element = Mem::base(R9).index(R10, operand.size as u8);
+    match wide {
+        64 => b.asm.lea(W64, R9, element),
+        32 => b.asm.lea(W32, R9, element),
+        _ => return b.exit_interpret(),
+    }
+    let segment = crate::interp::operand::segment_number(ins.memory_segment());
+    b.probe(segment, operand.size, operand.access.writes(), false);
+    load_guest(b, R10, offset);
+    b.asm.alu(Alu::And, W32, R10, operand.size as i32 * 8 - 1);
+    let mut plan = Plan::new(HOME).mem(Mem::base(R9));
+    plan.bit_offset = Some(R10);
+    plan.keep = 1 << 10;
+    finish_copy(b, &plan)
+}
+
+/// `host` = guest general register (not AH to BH), all 64 bits of its home.
+fn load_guest(b: &mut Builder, host: Gpr, register: Register) {
+    let number = number(register);
+    match host_register(number) {
+        Some(home) => b.asm.mov(W64, host, home),
+        None => b.asm.mov(W64, host, gpr_home(number)),
+    }
+}
+
+/// Writes `size` bytes of a guest register from `host`, with x86's rules for narrow writes.
+fn store_guest(b: &mut Builder, register: Register, host: Gpr) {
+    let number = number(register);
+    let width = Width::from_bytes(register.size()).unwrap_or(W64);
+    match host_register(number) {
+        Some(home) => b.asm.mov(width, home, host),
+        None if width == W32 => {
+            b.asm.mov(W32, host, host);
+            b.asm.mov(W64, gpr_home(number), host);
+        }
+        None => b.asm.mov(width, gpr_home(number), host),
+    }
+}
+
+fn number(register: Register) -> usize {
+    register.full_register() as usize - Register::RAX as usize
+}
+
+fn lea(b: &mut Builder) -> Flow {
+    let ins = b.insn().ins;
+    b.effective_address(&ins);
+    store_guest(b, ins.op0_register(), R9);
+    Flow::Next
+}
+
+// --- the stack ---
+
+/// Probes `size` bytes at the stack pointer + `offset`: `[r9]` is the host place.
+fn stack(b: &mut Builder, offset: i32, size: usize, write: bool) {
+    let live = !b.insn().flags_dead();
+    let top = Mem::base(R8).disp(offset);
+    if b.mode().code64() {
+        b.asm.lea(W64, R9, top);
+    } else {
+        b.asm.lea(W32, R9, top);
+        if !b.mode().has(bit::STACK32) {
+            b.asm.movzx(W32, R9, W16, R9);
+        }
+    }
+    b.probe(seg::SS, size, write, live);
+}
+
+/// Adds to the stack pointer; flags are kept, R10 may be lost.
+fn move_stack(b: &mut Builder, delta: i32) {
+    let by = Mem::base(R8).disp(delta);
+    if b.mode().code64() {
+        b.asm.lea(W64, R8, by);
+    } else if b.mode().has(bit::STACK32) {
+        b.asm.lea(W32, R8, by);
+    } else {
+        b.asm.lea(W32, R10, by);
+        b.asm.mov(W16, R8, R10);
+    }
+}
+
+/// A place in the Area for a value that must survive a probe.
+fn kept() -> Mem {
+    saved(8)
+}
+
+fn push(b: &mut Builder) -> Flow {
+    let ins = b.insn().ins;
+    let size = -ins.stack_pointer_increment();
+    let Some(width) = Width::from_bytes(size as usize) else {
+        return b.exit_interpret();
+    };
+    match ins.op0_kind() {
+        OpKind::Register => {
+            stack(b, -size, size as usize, true);
+            let number = number(ins.op0_register());
+            match host_register(number) {
+                Some(host) => b.asm.mov(width, Mem::base(R9), host),
+                None => {
+                    b.asm.mov(W64, R10, gpr_home(number));
+                    b.asm.mov(width, Mem::base(R9), R10);
+                }
+            }
+        }
+        OpKind::Memory => {
+            let Some(mem) = b.memory(size as usize, false) else {
+                return b.exit_interpret();
+            };
+            b.asm.mov(width, R9, mem);
+            b.asm.mov(W64, kept(), R9);
+            stack(b, -size, size as usize, true);
+            b.asm.mov(W64, R10, kept());
+            b.asm.mov(width, Mem::base(R9), R10);
+        }
+        _ => {
+            stack(b, -size, size as usize, true);
+            let value = ins.immediate(0) as i64;
+            if width == W64 && value as i32 as i64 != value {
+                return b.exit_interpret();
+            }
+            b.asm.mov(width, Mem::base(R9), value);
+        }
+    }
+    move_stack(b, -size);
+    Flow::Next
+}
+
+fn pop(b: &mut Builder) -> Flow {
+    let ins = b.insn().ins;
+    let size = ins.stack_pointer_increment();
+    let Some(width) = Width::from_bytes(size as usize) else {
+        return b.exit_interpret();
+    };
+    stack(b, 0, size as usize, false);
+    b.asm.mov(width, R9, Mem::base(R9));
+    move_stack(b, size);
+    store_guest(b, ins.op0_register(), R9);
+    Flow::Next
+}
+
+/// LEAVE with a 32- or 64-bit stack and operand.
+fn leave(b: &mut Builder) -> Flow {
+    let live = !b.insn().flags_dead();
+    let (width, size) = if b.mode().code64() {
+        (W64, 8)
+    } else {
+        (W32, 4)
+    };
+    b.asm.mov(width, R9, RBP);
+    b.probe(seg::SS, size as usize, false, live);
+    b.asm.mov(width, R9, Mem::base(R9));
+    b.asm.lea(width, R8, Mem::base(RBP).disp(size));
+    b.asm.mov(width, RBP, R9);
+    Flow::Next
+}
+
+// --- control flow ---
+
+/// Pushes the address of the next instruction.
+fn push_return(b: &mut Builder, width: Width) {
+    let size = width.bytes() as i32;
+    let next = b.insn().ins.next_ip();
+    stack(b, -size, size as usize, true);
+    if width == W64 && next as i32 as i64 as u64 != next {
+        b.asm.mov(W64, R10, next);
+        b.asm.mov(W64, Mem::base(R9), R10);
+    } else {
+        b.asm.mov(width, Mem::base(R9), next as i64);
+    }
+    move_stack(b, -size);
+}
+
+fn call(b: &mut Builder) -> Flow {
+    let ins = b.insn().ins;
+    let width = match ins.op0_kind() {
+        OpKind::NearBranch16 => W16,
+        OpKind::NearBranch32 => W32,
+        _ => W64,
+    };
+    push_return(b, width);
+    b.exit_to(ins.near_branch_target());
+    Flow::End
+}
+
+/// R9 = the target of an indirect branch, zero-extended; None if the interpreter must.
+fn branch_target(b: &mut Builder, width: Width) -> Option<()> {
+    let ins = b.insn().ins;
+    if ins.op0_kind() == OpKind::Memory {
+        let mem = b.memory(width.bytes() as usize, false)?;
+        load_narrow(b, width, mem);
+        return Some(());
+    }
+    load_guest(b, R9, ins.op0_register());
+    match width {
+        W16 => b.asm.movzx(W32, R9, W16, R9),
+        W32 => b.asm.mov(W32, R9, R9),
+        _ => {}
+    }
+    Some(())
+}
+
+/// R9 = `width` bytes at `mem`, zero-extended.
+fn load_narrow(b: &mut Builder, width: Width, mem: Mem) {
+    if width == W16 {
+        b.asm.movzx(W32, R9, W16, mem);
+    } else {
+        b.asm.mov(width, R9, mem);
+    }
+}
+
+fn jmp_indirect(b: &mut Builder) -> Flow {
+    let width = branch_width(b.mode(), &b.insn().ins);
+    if branch_target(b, width).is_none() {
+        return b.exit_interpret();
+    }
+    b.exit_indirect();
+    Flow::End
+}
+
+fn call_indirect(b: &mut Builder) -> Flow {
+    let width = branch_width(b.mode(), &b.insn().ins);
+    if branch_target(b, width).is_none() {
+        return b.exit_interpret();
+    }
+    b.asm.mov(W64, kept(), R9);
+    push_return(b, width);
+    b.asm.mov(W64, R9, kept());
+    b.exit_indirect();
+    Flow::End
+}
+
+fn ret(b: &mut Builder) -> Flow {
+    let ins = b.insn().ins;
+    let width = branch_width(b.mode(), &ins);
+    let size = width.bytes() as i32;
+    let extra = if ins.op_count() == 1 {
+        ins.immediate16() as i32
+    } else {
+        0
+    };
+    stack(b, 0, size as usize, false);
+    load_narrow(b, width, Mem::base(R9));
+    move_stack(b, size + extra);
+    b.exit_indirect();
+    Flow::End
+}
+
+fn jcc(b: &mut Builder) -> Flow {
+    let ins = b.insn().ins;
+    let cond = match ins.condition_code() {
+        ConditionCode::o => Cond::O,
+        ConditionCode::no => Cond::No,
+        ConditionCode::b => Cond::B,
+        ConditionCode::ae => Cond::Ae,
+        ConditionCode::e => Cond::E,
+        ConditionCode::ne => Cond::Ne,
+        ConditionCode::be => Cond::Be,
+        ConditionCode::a => Cond::A,
+        ConditionCode::s => Cond::S,
+        ConditionCode::ns => Cond::Ns,
+        ConditionCode::p => Cond::P,
+        ConditionCode::np => Cond::Np,
+        ConditionCode::l => Cond::L,
+        ConditionCode::ge => Cond::Ge,
+        ConditionCode::le => Cond::Le,
+        ConditionCode::g => Cond::G,
+        ConditionCode::None => return b.exit_interpret(),
+    };
+    b.exit_if(cond, ins.near_branch_target());
+    b.exit_to(ins.next_ip());
+    Flow::End
+}
+
+fn loop_(b: &mut Builder) -> Flow {
+    let ins = b.insn().ins;
+    let width = if b.mode().code64() { W64 } else { W32 };
+    b.asm.lea(width, RCX, Mem::base(RCX).disp(-1));
+    let done = b.asm.label();
+    b.asm.jrcxz(done);
+    b.exit_to(ins.near_branch_target());
+    b.asm.bind(done);
+    b.exit_to(ins.next_ip());
+    Flow::End
+}
+
+fn jcxz(b: &mut Builder) -> Flow {
+    let ins = b.insn().ins;
+    let zero = b.asm.label();
+    b.asm.jrcxz(zero);
+    b.exit_to(ins.next_ip());
+    b.asm.bind(zero);
+    b.exit_to(ins.near_branch_target());
+    Flow::End
+}
+
+// --- system state ---
+
+fn rdtsc(b: &mut Builder) -> Flow {
+    use super::emit::{RAX, RDX};
+    b.asm.rdtsc();
+    b.asm.rorx(W64, RDX, RDX, 32);
+    b.asm.mov(W64, R9, area!(cpu.tsc_offset));
+    b.asm.lea(W64, RAX, Mem::base(RAX).index(RDX, 1));
+    b.asm.lea(W64, RAX, Mem::base(RAX).index(R9, 1));
+    b.asm.rorx(W64, RDX, RAX, 32);
+    b.asm.mov(W32, RDX, RDX);
+    b.asm.mov(W32, RAX, RAX);
+    Flow::Next
+}
+
+fn segment_base(segment: usize) -> Mem {
+    let offset =
+        offset_of!(CpuState, seg) + segment * size_of::<Segment>() + offset_of!(Segment, base);
+    field(offset_of!(Area, cpu) + offset)
+}
+
+fn swapgs(b: &mut Builder) -> Flow {
+    b.asm.mov(W64, R9, segment_base(seg::GS));
+    b.asm.mov(W64, R10, area!(cpu.msr.kernel_gs_base));
+    b.asm.mov(W64, segment_base(seg::GS), R10);
+    b.asm.mov(W64, area!(cpu.msr.kernel_gs_base), R9);
+    Flow::Next
+}
+
+fn read_base(b: &mut Builder) -> Flow {
+    let ins = b.insn().ins;
+    let segment = if ins.mnemonic() == Mnemonic::Rdfsbase {
+        seg::FS
+    } else {
+        seg::GS
+    };
+    b.asm.mov(W64, R9, segment_base(segment));
+    store_guest(b, ins.op0_register(), R9);
+    Flow::Next
+}
+
+/// CLD and STD: the guest's DF is in memory, the host's is always clear.
+fn direction_flag(b: &mut Builder) -> Flow {
+    use crate::state::flags;
+    let set = b.insn().ins.mnemonic() == Mnemonic::Std;
+    // Bit 10 is in the second byte; BTS and BTR would change CF.
+    let second = area!(cpu.rflags);
+    let second = second.disp(second.disp + 1);
+    let bit = (flags::DF >> 8) as i32;
+    if b.insn().flags_dead() {
+        let op = if set { Alu::Or } else { Alu::And };
+        b.asm
+            .alu(op, super::emit::W8, second, if set { bit } else { !bit });
+    } else {
+        super::runtime::emit_save_flags(b.asm);
+        let op = if set { Alu::Or } else { Alu::And };
+        b.asm
+            .alu(op, super::emit::W8, second, if set { bit } else { !bit });
+        super::runtime::emit_restore_flags(b.asm);
+    }
+    Flow::Next
+}

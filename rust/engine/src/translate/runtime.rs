@@ -1,0 +1,371 @@
+//! Entering and leaving translated code, and the calls it makes.
+//!
+//! Thunks are emitted once, before the first block.  Registers while translated code runs:
+//! RSP = `Area`; RAX RCX RDX RBX RBP RSI RDI R12–R15 = the guest's; R8 = guest RSP; R9–R11 are
+//! scratch; guest R8–R11 are in `Area.cpu.gpr`; the arithmetic flags are the guest's.
+
+use super::cache::CodeCache;
+use super::emit::{
+    Alu, Asm, Cond, Gpr, Mem, R8, R9, R10, R11, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, StateOp,
+    W8, W32, W64, Xmm,
+};
+use super::env::{Area, Env, TLB_ENTRIES};
+use crate::memory::PAGE;
+use crate::mmu::physical;
+use crate::mmu::walk::{Access, right};
+use crate::vcpu::Vcpu;
+use std::mem::offset_of;
+
+/// Why translated code came back.
+pub mod exit {
+    /// Go on at `cpu.rip`.
+    pub const LOOKUP: u32 = 0;
+    /// Go on at the target of link `exit_link`, and patch the link.
+    pub const LINK: u32 = 1;
+    /// Interpret the instruction at `cpu.rip`.
+    pub const INTERPRET: u32 = 2;
+    /// Interpret the instruction that host address `exit_site` belongs to.
+    pub const INTERPRET_AT: u32 = 3;
+    /// A poll found `attention` set; go on at `cpu.rip` after it.
+    pub const ATTEND: u32 = 4;
+    /// As INTERPRET_AT, after a host fault.
+    pub const FAULT: u32 = 5;
+}
+
+/// Access sizes and directions as cold code hands them to the miss thunk in R10.
+pub const MISS_WRITE: u32 = 1 << 8;
+pub const MISS_USER: u32 = 1 << 9;
+
+/// `[rsp + offset]`: a field of the Area.
+pub const fn field(offset: usize) -> Mem {
+    Mem::base(RSP).disp(offset as i32)
+}
+
+macro_rules! area {
+    ($($path:tt)+) => {
+        $crate::translate::runtime::field(std::mem::offset_of!($crate::translate::env::Area, $($path)+))
+    };
+}
+pub(crate) use area;
+
+/// The home of guest register `index` while it isn't in a host register.
+pub const fn gpr_home(index: usize) -> Mem {
+    field(offset_of!(Area, cpu) + offset_of!(crate::state::CpuState, gpr) + 8 * index)
+}
+
+/// A slot for a value that a helper's call or a probe must not lose.
+pub const fn saved(index: usize) -> Mem {
+    field(offset_of!(Area, saved) + 8 * index)
+}
+
+/// XSAVE components of the guest.
+fn guest_components() -> u64 {
+    // SAFETY: a host without XSAVE has no AVX either; every x86-64-v3 host has it.
+    unsafe { std::arch::x86_64::_xgetbv(0) & 0xE7 }
+}
+
+/// Guest registers that are in host registers, and which.
+const RESIDENT: [(usize, Gpr); 12] = [
+    (0, RAX),
+    (1, RCX),
+    (2, RDX),
+    (3, RBX),
+    (4, R8),
+    (5, RBP),
+    (6, RSI),
+    (7, RDI),
+    (12, super::emit::R12),
+    (13, super::emit::R13),
+    (14, super::emit::R14),
+    (15, super::emit::R15),
+];
+
+const CALLEE_SAVED: [Gpr; 6] = [
+    RBX,
+    RBP,
+    super::emit::R12,
+    super::emit::R13,
+    super::emit::R14,
+    super::emit::R15,
+];
+
+/// Guest state in caller-saved host registers, kept across helper calls (with scratch R11, which
+/// holds RAX where flags are saved in AX).
+const CALLER_SAVED: [Gpr; 7] = [RAX, RCX, RDX, RSI, RDI, R8, R11];
+
+/// Host addresses of the thunks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Thunks {
+    pub enter: u64,
+    /// Leaves with `exit_kind` set already.
+    pub exit: u64,
+    /// Leaves with LOOKUP, RIP in R9: the target of indirect jumps that nothing is known about.
+    pub lookup: u64,
+    /// As `lookup`, flags saved in AX and RAX in R11.
+    pub lookup_saved: u64,
+    pub exit_link: u64,
+    pub exit_interpret: u64,
+    pub exit_attend: u64,
+    pub fault: u64,
+    /// Turns the linear address in R9 into a host address; leaves with INTERPRET_AT where it can't.
+    pub miss: u64,
+    /// As `miss`, flags saved in AX and RAX in R11.
+    pub miss_saved: u64,
+    /// Loads the guest's FPU and SIMD state; keeps all registers and flags.
+    pub load_fpu: u64,
+}
+
+type Enter = extern "sysv64" fn(*mut Area);
+
+/// Runs translated code at `target` until it leaves; why is in `Area::exit_kind`.
+///
+/// # Safety
+/// `target` is the entry of a live block made for the state in `area`, whose `vcpu` is set.
+pub unsafe fn enter(thunks: &Thunks, area: *mut Area, target: u64) {
+    // SAFETY: the thunk was emitted by `emit_thunks` with this signature.
+    unsafe {
+        (*area).enter_target = target;
+        let enter: Enter = std::mem::transmute(thunks.enter as usize);
+        enter(area);
+    }
+}
+
+/// Restores arithmetic flags from AX (LAHF; SETO) and RAX from R11.
+pub fn emit_restore_flags(asm: &mut Asm) {
+    asm.alu(Alu::Add, W8, RAX, 127);
+    asm.sahf();
+    asm.mov(W64, RAX, R11);
+}
+
+/// Saves arithmetic flags in AX, RAX in R11.
+pub fn emit_save_flags(asm: &mut Asm) {
+    asm.mov(W64, R11, RAX);
+    asm.lahf();
+    asm.setcc(Cond::O, RAX);
+}
+
+/// Emits all thunks at the start of the cache.
+pub fn emit_thunks(cache: &mut CodeCache, asm: &mut Asm) -> Result<Thunks, &'static str> {
+    let mut thunks = Thunks::default();
+    let mut add = |build: &mut dyn FnMut(&mut Asm)| -> Result<u64, &'static str> {
+        let at = cache.next_address();
+        asm.start(at);
+        build(asm);
+        let code = asm.finish().map_err(|_| "a thunk can't be encoded")?;
+        cache.append(code);
+        Ok(at)
+    };
+    thunks.enter = add(&mut emit_enter)?;
+    let exit = add(&mut emit_exit)?;
+    thunks.exit = exit;
+    let mut leave = |kind: u32| {
+        add(&mut |a: &mut Asm| {
+            a.mov(W32, area!(exit_kind), kind as i32);
+            a.jmp_to(exit);
+        })
+    };
+    thunks.exit_link = leave(exit::LINK)?;
+    thunks.exit_interpret = leave(exit::INTERPRET)?;
+    thunks.exit_attend = leave(exit::ATTEND)?;
+    thunks.fault = leave(exit::FAULT)?;
+    let interpret_at = leave(exit::INTERPRET_AT)?;
+    thunks.lookup = add(&mut |a: &mut Asm| {
+        a.mov(W64, area!(cpu.rip), R9);
+        a.mov(W32, area!(exit_kind), exit::LOOKUP as i32);
+        a.jmp_to(exit);
+    })?;
+    let lookup = thunks.lookup;
+    thunks.lookup_saved = add(&mut |a: &mut Asm| {
+        emit_restore_flags(a);
+        a.jmp_to(lookup);
+    })?;
+    thunks.miss = add(&mut |a: &mut Asm| emit_miss(a, interpret_at, false))?;
+    thunks.miss_saved = add(&mut |a: &mut Asm| emit_miss(a, interpret_at, true))?;
+    thunks.load_fpu = add(&mut emit_load_fpu)?;
+    cache.keep();
+    Ok(thunks)
+}
+
+fn emit_enter(a: &mut Asm) {
+    for r in CALLEE_SAVED {
+        a.push(r);
+    }
+    a.mov(
+        W64,
+        Mem::base(RDI).disp(offset_of!(Area, host_rsp) as i32),
+        RSP,
+    );
+    a.mov(W64, RSP, RDI);
+    a.push_mem(area!(host_flags));
+    a.popfq();
+    for (guest, host) in RESIDENT {
+        a.mov(W64, host, gpr_home(guest));
+    }
+    a.jmp_indirect(area!(enter_target));
+}
+
+fn emit_exit(a: &mut Asm) {
+    a.pushfq();
+    a.pop_mem(area!(host_flags));
+    for (guest, host) in RESIDENT {
+        a.mov(W64, gpr_home(guest), host);
+    }
+    let done = a.label();
+    a.alu(Alu::Cmp, W32, area!(fpu_live), 0);
+    a.jcc(Cond::E, done);
+    let mask = guest_components();
+    a.mov(W32, RAX, mask as u32 as i64);
+    a.mov(W32, RDX, (mask >> 32) as i64);
+    a.state(StateOp::Xsave, true, area!(cpu.fpu));
+    a.mov(W32, area!(fpu_live), 0);
+    a.fninit();
+    a.state(StateOp::Ldmxcsr, false, area!(host_mxcsr));
+    if std::is_x86_feature_detected!("avx") {
+        a.raw(&[0xC5, 0xF8, 0x77]); // vzeroupper
+    }
+    a.bind(done);
+    a.mov(W64, RSP, area!(host_rsp));
+    for r in CALLEE_SAVED.into_iter().rev() {
+        a.pop(r);
+    }
+    a.ret();
+}
+
+/// Called: the return address lies just below the Area.
+fn emit_load_fpu(a: &mut Asm) {
+    let up = |m: Mem| m.disp(m.disp + 8);
+    a.mov(W64, up(saved(0)), RAX);
+    a.mov(W64, up(saved(1)), RDX);
+    let mask = guest_components();
+    a.mov(W32, RAX, mask as u32 as i64);
+    a.mov(W32, RDX, (mask >> 32) as i64);
+    a.state(StateOp::Xrstor, true, up(area!(cpu.fpu)));
+    a.mov(W32, up(area!(fpu_live)), 1);
+    a.mov(W64, RAX, up(saved(0)));
+    a.mov(W64, RDX, up(saved(1)));
+    a.ret();
+}
+
+/// In: R9 linear address, R10 size | MISS_ bits.  Out: R9 host address.  R10 is lost.
+fn emit_miss(a: &mut Asm, interpret_at: u64, flags_saved: bool) {
+    // The return address is on the stack: the Area is 8 bytes further up.
+    let up = |m: Mem| m.disp(m.disp + 8);
+    let slot = |i: usize| up(saved(i));
+    let xmm = |i: usize| field(offset_of!(Area, saved_xmm) + 16 * i + 8);
+    for (i, r) in CALLER_SAVED.into_iter().enumerate() {
+        a.mov(W64, slot(i), r);
+    }
+    // Rust's baseline code touches XMM registers and nothing wider.
+    let live = a.label();
+    a.alu(Alu::Cmp, W32, up(area!(fpu_live)), 0);
+    a.jcc(Cond::Ne, live);
+    let call = |a: &mut Asm| {
+        a.lea(W64, RDI, Mem::base(RSP).disp(8));
+        a.mov(W64, RSI, R9);
+        a.mov(W32, RDX, R10);
+        a.alu(Alu::Sub, W64, RSP, 8);
+        a.mov_imm64(RAX, miss as *const () as u64);
+        a.call_indirect(RAX);
+        a.alu(Alu::Add, W64, RSP, 8);
+        a.mov(W64, R9, RAX);
+    };
+    let restore = |a: &mut Asm| {
+        let fail = a.label();
+        a.test(W64, R9, R9);
+        a.jcc(Cond::E, fail);
+        for (i, r) in CALLER_SAVED.into_iter().enumerate() {
+            a.mov(W64, r, slot(i));
+        }
+        a.ret();
+        a.bind(fail);
+        for (i, r) in CALLER_SAVED.into_iter().enumerate() {
+            a.mov(W64, r, slot(i));
+        }
+        a.pop(R9);
+        a.mov(W64, area!(exit_site), R9);
+        if flags_saved {
+            emit_restore_flags(a);
+        }
+        a.jmp_to(interpret_at);
+    };
+    call(a);
+    restore(a);
+    a.bind(live);
+    for i in 0..16 {
+        a.movups_store(xmm(i), Xmm(i as u8));
+    }
+    call(a);
+    for i in 0..16 {
+        a.movups_load(Xmm(i as u8), xmm(i));
+    }
+    restore(a);
+}
+
+/// The host address of a guest access that missed the inline TLB; 0 where the interpreter must do
+/// it (page crossing, device, code page, fault).
+///
+/// Called with the guest's vector registers live: nothing here may use more than baseline SSE2
+/// (in particular no libc memcpy of large sizes).
+extern "sysv64" fn miss(area: *mut Area, linear: u64, what: u64) -> u64 {
+    // SAFETY: the dispatcher stored the pointer just before entering; it waits in `enter`.
+    let vcpu = unsafe { &mut *((*area).vcpu as *mut Vcpu) };
+    vcpu.inline_tlb_miss(linear, what as u32)
+}
+
+impl Vcpu {
+    fn inline_tlb_miss(&mut self, linear: u64, what: u32) -> u64 {
+        self.stats.tlb_misses += 1;
+        let size = (what & 0xFF) as u64;
+        let offset = linear % PAGE;
+        if offset + size > PAGE {
+            return 0;
+        }
+        let user = what & MISS_USER != 0;
+        let write = what & MISS_WRITE != 0;
+        let access = if write {
+            Access::write(user)
+        } else {
+            Access::read(user)
+        };
+        let Ok(c) = self.translate(linear, access) else {
+            return 0;
+        };
+        if c.rights & physical::IO != 0 || write && c.rights & physical::ROM != 0 {
+            return 0;
+        }
+        if write && self.page_has_code(c.page) {
+            return 0;
+        }
+        let writable = c.rights & right::WRITE != 0 && c.rights & right::DIRTY != 0;
+        debug_assert!(!write || writable || !user);
+        self.fill_inline_tlb(linear, c.host as u64, user as usize, write);
+        c.host as u64 + offset
+    }
+
+    fn fill_inline_tlb(&mut self, linear: u64, host: u64, class: usize, write: bool) {
+        let index = (linear >> 12) as usize % TLB_ENTRIES;
+        // SAFETY: the Area is this vCPU's own, and translated code isn't running right now.
+        let tlb = unsafe { &mut (*self.env.area()).tlb[class] };
+        let array = if write { &mut tlb.write } else { &mut tlb.read };
+        array[index] = super::env::TlbEntry {
+            tag: linear & !(PAGE - 1),
+            host,
+        };
+        self.jit.note_filled(class, index);
+    }
+}
+
+/// Fills in what the thunks need of the Area.
+pub fn init_area(env: &Env, thunks: &Thunks) {
+    // SAFETY: called before any translated code runs; the Area is mapped.
+    let area = unsafe { &mut *env.area() };
+    area.host_mxcsr = 0x1F80;
+    area.fault_thunk = thunks.fault;
+    for class in &mut area.jump {
+        class.fill(thunks.lookup);
+    }
+    for tlb in &mut area.tlb {
+        super::tlb::clear(&mut tlb.read);
+        super::tlb::clear(&mut tlb.write);
+    }
+}

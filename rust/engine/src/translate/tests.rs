@@ -1,0 +1,175 @@
+//! Whole small programs on both backends: registers, flags and memory must end equal.
+
+use crate::cpuid::Model;
+use crate::interp::test_support::{CODE, DATA, Machine};
+use crate::state::flags;
+use crate::vcpu::Backend;
+use iced_x86::code_asm::*;
+
+type Program = fn(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>;
+
+/// Runs a program that ends in HLT; (registers, flags, RIP, a page of data).
+fn run(make: fn(&[u8]) -> Machine, bits: u32, program: Program, backend: Backend) -> Outcome {
+    let mut a = CodeAssembler::new(bits).unwrap();
+    program(&mut a).unwrap();
+    a.hlt().unwrap();
+    let code = a.assemble(CODE).unwrap();
+    let mut m = make(&code);
+    m.v.backend = backend;
+    m.v.cpu.gpr[12] = 0x1234_5678_9ABC;
+    let _ = m.v.run();
+    assert_eq!(m.v.error, None);
+    let cpu = &m.v.cpu;
+    (
+        cpu.gpr,
+        cpu.rflags & (flags::ARITHMETIC | flags::DF),
+        cpu.rip,
+        m.bytes(DATA),
+    )
+}
+
+type Outcome = ([u64; 16], u64, u64, [u8; 4096]);
+
+fn agree(make: fn(&[u8]) -> Machine, bits: u32, program: Program) {
+    let expected = run(make, bits, program, Backend::Interp);
+    let got = run(make, bits, program, Backend::Translate);
+    assert_eq!(expected.0, got.0, "registers");
+    assert_eq!((expected.1, expected.2), (got.1, got.2), "flags and RIP");
+    assert_eq!(expected.3[..], got.3[..], "memory");
+}
+
+#[test]
+fn a_model_exists() {
+    assert!(Model::named("max").is_some());
+}
+
+#[test]
+fn loops_calls_and_memory_in_32_bits() {
+    agree(Machine::protected, 32, |a| {
+        let (mut top, mut f) = (a.create_label(), a.create_label());
+        let mut over = a.create_label();
+        a.jmp(over)?;
+        a.set_label(&mut f)?;
+        a.lea(esi, dword_ptr(esi + eax * 2 + 5))?;
+        a.add(dword_ptr(0x8010), esi)?;
+        a.adc(dword_ptr(0x8014), 0)?;
+        a.ret()?;
+        a.set_label(&mut over)?;
+        a.mov(ecx, 1000)?;
+        a.xor(eax, eax)?;
+        a.mov(ebx, 0x8000)?;
+        a.set_label(&mut top)?;
+        a.add(eax, ecx)?;
+        a.mov(dword_ptr(ebx + 4), eax)?;
+        a.add(eax, dword_ptr(ebx + ecx * 4))?;
+        a.push(eax)?;
+        a.call(f)?;
+        a.pop(edx)?;
+        a.mov(byte_ptr(ebx + ecx), dl)?;
+        a.mov(ah, dh)?;
+        a.xchg(al, ah)?;
+        a.dec(ecx)?;
+        a.jne(top)
+    });
+}
+
+#[test]
+fn all_registers_in_64_bits() {
+    agree(Machine::long, 64, |a| {
+        let (mut top, mut f, mut over) = (a.create_label(), a.create_label(), a.create_label());
+        a.jmp(over)?;
+        a.set_label(&mut f)?;
+        a.add(r8, r9)?;
+        a.imul_3(r10, r8, 77)?;
+        a.mov(qword_ptr(rbx + r11 * 8), r10)?;
+        a.add(r12, qword_ptr(rbx + r11 * 8))?;
+        a.lea(r9, qword_ptr(r9 + r10 * 4 + 3))?;
+        a.movzx(r13d, byte_ptr(rbx + 3))?;
+        a.bswap(r9)?;
+        a.ret()?;
+        a.set_label(&mut over)?;
+        a.mov(rbx, DATA)?;
+        a.mov(r11d, 500)?;
+        a.mov(r9, 0x1122_3344_5566_7788u64)?;
+        a.set_label(&mut top)?;
+        a.call(f)?;
+        a.push(r9)?;
+        a.pop(r14)?;
+        a.xor(r15, r14)?;
+        a.rol(r15, 9)?;
+        a.setc(byte_ptr(rbx + r11))?;
+        a.cmovc(rdx, r10)?;
+        a.mov(rax, r15)?;
+        a.or(rax, 1)?;
+        a.mul(r8)?;
+        a.dec(r11)?;
+        a.jne(top)
+    });
+}
+
+#[test]
+fn sixteen_bit_code_with_its_stack() {
+    agree(Machine::real, 16, |a| {
+        let (mut top, mut f, mut over) = (a.create_label(), a.create_label(), a.create_label());
+        a.jmp(over)?;
+        a.set_label(&mut f)?;
+        a.add(word_ptr(bx + si), ax)?;
+        a.inc(ax)?;
+        a.ret()?;
+        a.set_label(&mut over)?;
+        a.mov(bx, 0x8000u32)?;
+        a.mov(cx, 300)?;
+        a.xor(si, si)?;
+        a.set_label(&mut top)?;
+        a.push(cx)?;
+        a.call(f)?;
+        a.pop(dx)?;
+        a.add(si, 3)?;
+        a.xor(ax, dx)?;
+        a.dec(cx)?;
+        a.jne(top)
+    });
+}
+
+#[test]
+fn code_that_changes_itself() {
+    agree(Machine::protected, 32, |a| {
+        let (mut top, mut patch, mut over) = (a.create_label(), a.create_label(), a.create_label());
+        a.mov(ecx, 200)?;
+        a.xor(eax, eax)?;
+        a.jmp(over)?;
+        a.set_label(&mut patch)?;
+        a.add(eax, 0x1234)?;
+        a.ret()?;
+        a.set_label(&mut over)?;
+        a.nop()?;
+        a.set_label(&mut top)?;
+        a.call(patch)?;
+        a.mov(dword_ptr(CODE as i32 + 10), ecx)?;
+        a.dec(ecx)?;
+        a.jne(top)
+    });
+}
+
+#[test]
+fn flags_survive_memory_accesses_between_producer_and_consumer() {
+    agree(Machine::long, 64, |a| {
+        a.mov(rbx, DATA)?;
+        a.mov(ecx, 100)?;
+        let mut top = a.create_label();
+        a.set_label(&mut top)?;
+        a.add(rax, -3)?;
+        a.mov(rdx, qword_ptr(rbx))?;
+        a.push(rdx)?;
+        a.adc(qword_ptr(rbx + 8), 5)?;
+        a.pop(rsi)?;
+        a.seto(byte_ptr(rbx + 16))?;
+        a.sbb(qword_ptr(rbx + rcx * 8), rcx)?;
+        a.cmp(qword_ptr(rbx), rcx)?;
+        a.lea(rcx, qword_ptr(rcx - 1))?;
+        a.mov(rdi, qword_ptr(rbx + 24))?;
+        a.mov(qword_ptr(rbx + 24), rsi)?;
+        a.ja(top)?;
+        a.setbe(byte_ptr(rbx + 40))
+    });
+}

@@ -1,0 +1,108 @@
+//! The inline TLB and the code TLB: what drops their entries.
+//!
+//! Invalid entries carry a tag two MiB away from any address that indexes their slot, so that
+//! `address - tag` is never small (also not for addresses just below a tagged page).
+
+use super::env::{Area, CODE_TLB_ENTRIES, KERNEL, TLB_ENTRIES, TlbEntry, USER};
+use crate::memory::PAGE;
+use crate::vcpu::Vcpu;
+
+fn invalid(index: usize) -> TlbEntry {
+    TlbEntry {
+        tag: ((index ^ 512) as u64) << 12,
+        host: 0,
+    }
+}
+
+pub fn clear(array: &mut [TlbEntry; TLB_ENTRIES]) {
+    for (index, entry) in array.iter_mut().enumerate() {
+        *entry = invalid(index);
+    }
+}
+
+/// Slots filled since the last flush, per class: a flush touches only them.
+#[derive(Default)]
+pub struct FillLog {
+    slots: [Vec<u16>; 2],
+    /// Kernel code pages that aren't global were entered in the code TLB.
+    pub kernel_code_not_global: bool,
+}
+
+impl FillLog {
+    pub fn note(&mut self, class: usize, index: usize) {
+        let log = &mut self.slots[class];
+        if log.len() < TLB_ENTRIES && log.last() != Some(&(index as u16)) {
+            log.push(index as u16);
+        }
+    }
+}
+
+fn area(v: &Vcpu) -> &'static mut Area {
+    // SAFETY: the Area is this vCPU's own and outlives the borrow; translated code isn't running.
+    unsafe { &mut *v.env.area() }
+}
+
+fn flush_class(v: &mut Vcpu, class: usize) {
+    let tlb = &mut area(v).tlb[class];
+    let log = &mut v.jit.fills.slots[class];
+    if log.len() >= TLB_ENTRIES {
+        clear(&mut tlb.read);
+        clear(&mut tlb.write);
+    } else {
+        for &slot in log.iter() {
+            let slot = slot as usize;
+            tlb.read[slot] = invalid(slot);
+            tlb.write[slot] = invalid(slot);
+        }
+    }
+    log.clear();
+}
+
+impl Vcpu {
+    /// Drops all inline translations, global ones too.
+    pub fn jit_flush_all(&mut self) {
+        flush_class(self, KERNEL);
+        flush_class(self, USER);
+        area(self).code_tlb = [[0; CODE_TLB_ENTRIES]; 2];
+        self.jit.fills.kernel_code_not_global = false;
+    }
+
+    /// After a switch of address spaces: user pages and whatever isn't global.
+    pub fn jit_switch_space(&mut self) {
+        flush_class(self, USER);
+        flush_class(self, KERNEL);
+        let code = &mut area(self).code_tlb;
+        code[USER] = [0; CODE_TLB_ENTRIES];
+        if std::mem::take(&mut self.jit.fills.kernel_code_not_global) {
+            code[KERNEL] = [0; CODE_TLB_ENTRIES];
+        }
+    }
+
+    /// After INVLPG; `large`: the page may have been larger than 4 KiB.
+    pub fn jit_flush_page(&mut self, linear: u64, large: bool) {
+        if large {
+            return self.jit_flush_all();
+        }
+        let area = area(self);
+        let vpn = (linear >> 12) as usize;
+        let slot = vpn % TLB_ENTRIES;
+        for tlb in &mut area.tlb {
+            tlb.read[slot] = invalid(slot);
+            tlb.write[slot] = invalid(slot);
+        }
+        for class in &mut area.code_tlb {
+            class[vpn % CODE_TLB_ENTRIES] = 0;
+        }
+    }
+
+    /// Drops inline write entries of the physical page with host address `host`: it holds code now.
+    pub fn forbid_inline_writes(&mut self, host: u64) {
+        for tlb in &mut area(self).tlb {
+            for (index, entry) in tlb.write.iter_mut().enumerate() {
+                if entry.host == host & !(PAGE - 1) {
+                    *entry = invalid(index);
+                }
+            }
+        }
+    }
+}
