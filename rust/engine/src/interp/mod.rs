@@ -30,6 +30,8 @@ mod stack;
 mod string;
 mod syscall;
 mod system;
+#[cfg(test)]
+mod system_tests;
 mod tables;
 mod task;
 #[cfg(test)]
