@@ -8,6 +8,8 @@ pub mod apic;
 pub mod cpuid;
 pub mod exit;
 pub mod fault;
+pub mod fpustate;
+pub mod host;
 pub mod interp;
 pub mod io;
 pub mod memory;

@@ -12,6 +12,8 @@ use crate::apic::{Apic, Message};
 use crate::cpuid::{Leaf, Model};
 use crate::exit::Exit;
 use crate::fault::vector;
+use crate::interp::MAX_INSTRUCTION;
+use crate::interp::fpu::NativeUnit;
 use crate::interp::interrupt::Event;
 use crate::io::IoMap;
 use crate::memory::Memory;
@@ -42,6 +44,9 @@ pub type Acknowledge = Box<dyn Fn() -> u8 + Send + Sync>;
 /// Who hears of the EOI of a level-triggered interrupt (the I/O APICs).
 pub type EoiBroadcast = Box<dyn Fn(u8) + Send + Sync>;
 
+/// Who hears of the FERR# pin's changes: x87 exceptions the MS-DOS compatible way, IRQ 13 on a PC.
+pub type Ferr = Box<dyn Fn(bool) + Send + Sync>;
+
 /// The part of a vCPU that any thread may touch.
 pub struct Shared {
     /// Lives in the vCPU's `Env`, where translated code polls it; valid as long as `env` is.
@@ -55,6 +60,9 @@ pub struct Shared {
     wake: Condvar,
     pub acknowledge: Mutex<Option<Arc<Acknowledge>>>,
     pub eoi: Mutex<Option<Arc<EoiBroadcast>>>,
+    pub ferr: Mutex<Option<Arc<Ferr>>>,
+    /// The IGNNE# pin, asserted: with CR0.NE=0 waiting x87 instructions pass pending exceptions.
+    pub ignne: AtomicBool,
 }
 
 // SAFETY: `attention` points at an atomic inside `_env`, which is kept alive here.
@@ -80,6 +88,8 @@ impl Shared {
             wake: Condvar::new(),
             acknowledge: Mutex::default(),
             eoi: Mutex::default(),
+            ferr: Mutex::default(),
+            ignne: AtomicBool::new(false),
         }
     }
 
@@ -146,6 +156,12 @@ pub struct Vcpu {
     pub next_rip: u64,
     /// Whether a single-step trap follows the instruction being interpreted.
     pub single_step: bool,
+    /// The bytes of the instruction being interpreted.
+    pub insn_bytes: [u8; MAX_INSTRUCTION],
+    /// What executes FPU and SIMD instructions.
+    pub native: NativeUnit,
+    /// The level of the FERR# pin.
+    pub ferr: bool,
     /// Why the engine gave up, for `Exit::Error`.
     pub error: Option<String>,
 }
@@ -169,6 +185,9 @@ impl Vcpu {
             backend,
             next_rip: 0,
             single_step: false,
+            insn_bytes: [0; MAX_INSTRUCTION],
+            native: NativeUnit::new()?,
+            ferr: false,
             error: None,
         })
     }

@@ -119,14 +119,19 @@ fn clts(v: &mut Vcpu) -> Result<(), Fault> {
     Ok(())
 }
 
+/// CPUID.(EAX=0Dh,ECX=1):EAX: XGETBV with ECX=1 tells the components in use.
+const XGETBV_ECX1: u32 = 1 << 2;
+
 fn xgetbv(v: &mut Vcpu) -> Result<(), Fault> {
     if v.cpu.cr4 & cr4::OSXSAVE == 0 {
         return Err(Fault::UD);
     }
-    if v.reg(Register::ECX) != 0 {
-        return Err(Fault::GP0);
-    }
-    v.set_edx_eax(v.cpu.xcr0);
+    let value = match v.reg(Register::ECX) {
+        0 => v.cpu.xcr0,
+        1 if v.cpuid(0xD, 1).eax & XGETBV_ECX1 != 0 => v.cpu.xcr0 & fpu::in_use(&v.cpu.fpu),
+        _ => return Err(Fault::GP0),
+    };
+    v.set_edx_eax(value);
     Ok(())
 }
 

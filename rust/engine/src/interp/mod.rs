@@ -15,7 +15,7 @@ pub mod debug;
 mod descriptor;
 mod execute;
 mod far;
-mod fpu;
+pub mod fpu;
 mod frame;
 mod host;
 pub mod interrupt;
@@ -87,7 +87,8 @@ impl Vcpu {
     }
 
     fn fetch_and_execute(&mut self) -> Result<(), Fault> {
-        let (instruction, _) = self.fetch()?;
+        let (instruction, bytes) = self.fetch()?;
+        self.insn_bytes = bytes;
         self.cpu.rflags &= !flags::RF;
         self.next_rip = self.wrap_ip(instruction.next_ip());
         self.execute(&instruction)

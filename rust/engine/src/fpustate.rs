@@ -1,0 +1,144 @@
+//! The guest's FPU, MMX, SSE, AVX and AVX-512 registers on their way between `CpuState::fpu` and
+//! the host's own registers, and their layout in memory.
+//!
+//! `CpuState::fpu` is an XSAVE area in the host's standard format (SDM vol. 1, 13.4), a pure
+//! FXSAVE image on a host without XSAVE.
+//!
+//! Invariants: 1. every component's bytes are valid whatever XSTATE_BV says (a component in its
+//! initial configuration is written out as such), so that code may read and change the image
+//! without looking at the header.  2. Outside of `load` … `save` the host's own registers are as
+//! Rust expects them: x87 empty with FCW 037Fh, MXCSR 1F80h, upper halves clean.
+//! 3. The last x87 instruction's pointers (FIP, FDP with their selectors, FOP) that the host
+//! records are its own addresses; the guest's are kept by `interp::fpu`, selectors in the bytes
+//! that hardware leaves to software (464 to 511).
+
+use crate::host::{self, component};
+use crate::state::{XSAVE_BYTES, XsaveArea};
+use std::arch::asm;
+use std::sync::OnceLock;
+
+/// MXCSR after reset: all exceptions masked, none raised, rounding to nearest.
+pub const MXCSR_DEFAULT: u32 = 0x1F80;
+/// FCW after FNINIT: all exceptions masked, 64-bit precision, rounding to nearest.
+pub const FCW_DEFAULT: u16 = 0x037F;
+/// The MXCSR bits that a guest may set; its FXSAVE image shows them as MXCSR_MASK.
+pub const MXCSR_MASK: u32 = 0xFFFF;
+
+/// Byte offsets in the legacy region (SDM vol. 1, table 13-1).
+pub mod legacy {
+    pub const FCW: usize = 0;
+    pub const FSW: usize = 2;
+    /// One bit per physical register, set when it isn't empty.
+    pub const TAGS: usize = 4;
+    pub const FOP: usize = 6;
+    pub const FIP: usize = 8;
+    pub const FDP: usize = 16;
+    pub const MXCSR: usize = 24;
+    pub const MXCSR_MASK: usize = 28;
+    /// ST0 to ST7, 16 bytes each.
+    pub const ST: usize = 32;
+    pub const XMM: usize = 160;
+    pub const BYTES: usize = 416;
+    /// Ours: selectors that belong to FIP and FDP.
+    pub const FCS: usize = 464;
+    pub const FDS: usize = 466;
+    /// The XSAVE header.
+    pub const XSTATE_BV: usize = 512;
+    pub const HEADER_END: usize = 576;
+}
+
+/// Where the host's standard format has the components beyond the legacy region; an absent
+/// component has offset 0.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    pub avx: usize,
+    pub opmask: usize,
+    pub zmm_hi256: usize,
+    pub hi16_zmm: usize,
+}
+
+pub fn layout() -> Layout {
+    static LAYOUT: OnceLock<Layout> = OnceLock::new();
+    *LAYOUT.get_or_init(|| {
+        let place = |bit: u64| {
+            if host::xcr0() & bit == 0 {
+                return 0;
+            }
+            let (offset, size) = host::component_place(bit.trailing_zeros());
+            assert!(
+                offset + size <= XSAVE_BYTES,
+                "XSAVE area is larger than known"
+            );
+            offset
+        };
+        Layout {
+            avx: place(component::AVX),
+            opmask: place(component::OPMASK),
+            zmm_hi256: place(component::ZMM_HI256),
+            hi16_zmm: place(component::HI16_ZMM),
+        }
+    })
+}
+
+/// The host's own state outside of guest code.
+pub static HOST_DEFAULT: XsaveArea = host_default();
+
+const fn host_default() -> XsaveArea {
+    let mut area = XsaveArea([0; XSAVE_BYTES]);
+    area.0[legacy::FCW] = FCW_DEFAULT as u8;
+    area.0[legacy::FCW + 1] = (FCW_DEFAULT >> 8) as u8;
+    area.0[legacy::MXCSR] = MXCSR_DEFAULT as u8;
+    area.0[legacy::MXCSR + 1] = (MXCSR_DEFAULT >> 8) as u8;
+    area
+}
+
+/// Makes an image acceptable to XRSTOR whatever it holds: all components present, nothing
+/// reserved set.
+pub fn prepare(area: &mut XsaveArea) {
+    let bytes = &mut area.0;
+    bytes[legacy::XSTATE_BV..legacy::HEADER_END].fill(0);
+    bytes[legacy::XSTATE_BV..legacy::XSTATE_BV + 8].copy_from_slice(&host::xcr0().to_le_bytes());
+    bytes[legacy::MXCSR + 2..legacy::MXCSR + 4].fill(0);
+}
+
+/// Loads the guest's registers into the host's.
+///
+/// # Safety
+/// `area` points at an image that `prepare` or `save` left.  Until `save` nothing but generated
+/// code runs: Rust code may use and expects vector registers.
+#[inline]
+pub unsafe fn load(area: *const XsaveArea) {
+    let mask = host::xcr0();
+    // SAFETY: the caller's promise; the mask holds only what the host enables.
+    unsafe {
+        if host::has_xsave() {
+            asm!("xrstor64 [{}]", in(reg) area,
+                inout("eax") mask as u32 => _, inout("edx") (mask >> 32) as u32 => _,
+                clobber_abi("sysv64"), options(nostack));
+        } else {
+            asm!("fxrstor64 [{}]", in(reg) area, clobber_abi("sysv64"), options(nostack));
+        }
+    }
+}
+
+/// Stores the host's registers as the guest's, and makes them Rust's again.
+///
+/// # Safety
+/// `area` is writable; the registers hold what `load` and generated code left.
+#[inline]
+pub unsafe fn save(area: *mut XsaveArea) {
+    let mask = host::xcr0();
+    // SAFETY: the caller's promise.  XSAVE, not XSAVEOPT: that one leaves out what is initial.
+    unsafe {
+        if host::has_xsave() {
+            asm!("xsave64 [{area}]", "xrstor64 [{host}]",
+                area = in(reg) area, host = in(reg) &HOST_DEFAULT,
+                inout("eax") mask as u32 => _, inout("edx") (mask >> 32) as u32 => _,
+                clobber_abi("sysv64"), options(nostack));
+        } else {
+            asm!("fxsave64 [{area}]", "fxrstor64 [{host}]",
+                area = in(reg) area, host = in(reg) &HOST_DEFAULT,
+                clobber_abi("sysv64"), options(nostack));
+        }
+    }
+}

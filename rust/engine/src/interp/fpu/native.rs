@@ -1,0 +1,330 @@
+//! Executes one instruction on the host's own units, on the guest's FPU and general registers.
+//!
+//! The instruction is re-encoded for 64-bit mode: its memory operand becomes a buffer, the stack
+//! pointer as a register operand another register.  What comes out is a `Plan`, kept by the
+//! instruction's value, so that loops encode once.
+//!
+//! SIMD floating-point exceptions never happen on the host: when the guest has unmasked some, the
+//! instruction runs with all of them masked and into a second image, which is thrown away if
+//! it raised an unmasked one.  x87 exceptions can stay unmasked, for the host would report them
+//! only at the next x87 instruction, and the stub has but one.
+
+use super::checks::{self, Pending, Unit};
+use super::image::{Pointers, fsw};
+use super::memory::Operand;
+use super::stub::{Context, Stub, StubMemory};
+use crate::fault::{Fault, vector};
+use crate::fpustate::{self, legacy};
+use crate::interp::operand::Place;
+use crate::state::{XSAVE_BYTES, XsaveArea, cr4, flags, gpr, seg};
+use crate::vcpu::Vcpu;
+use iced_x86::{Encoder, Instruction, Mnemonic, OpKind, Register};
+use std::collections::HashMap;
+use std::io;
+
+/// MXCSR bits (SDM vol. 1, figure 10-3).
+mod mxcsr {
+    /// IE DE ZE OE UE PE.
+    pub const FLAGS: u32 = 0x3F;
+    pub const MASKS: u32 = 0x3F << MASKS_SHIFT;
+    pub const MASKS_SHIFT: u32 = 7;
+    /// IE DE ZE, found before computing.
+    pub const BEFORE_COMPUTING: u32 = 0x07;
+    pub const UE: u32 = 1 << 4;
+    pub const PE: u32 = 1 << 5;
+    pub const UM: u32 = UE << MASKS_SHIFT;
+    pub const FTZ: u32 = 1 << 15;
+}
+
+/// How to execute an instruction.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    unit: Unit,
+    stub: Stub,
+    memory: Option<Operand>,
+    /// The general register that stands in for RSP, if RSP is an operand.
+    stand_in: Option<usize>,
+    /// An x87 instruction that doesn't wait for pending exceptions, nor is recorded in FIP.
+    control: bool,
+}
+
+/// The stubs of one vCPU.
+pub struct NativeUnit {
+    stubs: StubMemory,
+    plans: HashMap<Instruction, Plan>,
+    /// Where instructions run to that may have to be undone.
+    second: Box<XsaveArea>,
+}
+
+impl NativeUnit {
+    pub fn new() -> io::Result<NativeUnit> {
+        Ok(NativeUnit {
+            stubs: StubMemory::new()?,
+            plans: HashMap::new(),
+            second: Box::new(XsaveArea([0; XSAVE_BYTES])),
+        })
+    }
+
+    fn add(&mut self, code: &[u8]) -> Option<Stub> {
+        if self.stubs.is_full() {
+            self.stubs.clear();
+            self.plans.clear();
+        }
+        self.stubs.add(code)
+    }
+}
+
+/// Executes a computing x87, MMX, SSE, AVX or AVX-512 instruction.
+pub fn execute(v: &mut Vcpu, insn: &Instruction) -> Result<(), Fault> {
+    let plan = find_plan(v, insn)?;
+    checks::enabled(v, plan.unit)?;
+    let waits = match plan.unit {
+        Unit::X87 => !plan.control || insn.mnemonic() == Mnemonic::Fldcw,
+        Unit::Mmx | Unit::Sse { mmx: true } => true,
+        _ => false,
+    };
+    let pending = if waits {
+        checks::pending_x87(v)?
+    } else {
+        Pending::None
+    };
+    if pending == Pending::Frozen {
+        return Ok(());
+    }
+    let mut context = Context::new(v.cpu.rflags & flags::ARITHMETIC | flags::FIXED);
+    let place = v.place(insn);
+    if let Some(memory) = plan.memory {
+        memory.prepare(v, place, &mut context.operand)?;
+    }
+    context.gpr = v.cpu.gpr;
+    if let Some(n) = plan.stand_in {
+        context.gpr[n] = v.cpu.gpr[gpr::RSP];
+    }
+    match plan.unit {
+        Unit::X87 | Unit::Mmx => run_x87(v, &plan, place, &mut context, pending),
+        _ => run_simd(v, &plan, &mut context)?,
+    }
+    let x87_fault = v.cpu.fpu.unmasked_exceptions() & !fsw::PE;
+    let stores = plan.unit != Unit::X87 || plan.control || x87_fault == 0;
+    if let Some(memory) = plan.memory
+        && memory.write
+        && stores
+    {
+        memory.store(v, place, &context.operand)?;
+    }
+    commit(v, &plan, &context);
+    Ok(())
+}
+
+/// General registers and arithmetic flags as the stub left them.
+fn commit(v: &mut Vcpu, plan: &Plan, context: &Context) {
+    let rsp = match plan.stand_in {
+        Some(n) => context.gpr[n],
+        None => v.cpu.gpr[gpr::RSP],
+    };
+    for n in (0..16).filter(|&n| n != gpr::RSP && Some(n) != plan.stand_in) {
+        v.cpu.gpr[n] = context.gpr[n];
+    }
+    v.cpu.gpr[gpr::RSP] = rsp;
+    v.cpu.rflags = v.cpu.rflags & !flags::ARITHMETIC | context.rflags & flags::ARITHMETIC;
+}
+
+/// Runs an x87 or MMX instruction and records where it was.
+fn run_x87(v: &mut Vcpu, plan: &Plan, place: Place, context: &mut Context, pending: Pending) {
+    let mut pointers = v.cpu.fpu.pointers();
+    if plan.unit == Unit::X87 && !plan.control {
+        record(v, plan, place, &mut pointers);
+    }
+    let status = v.cpu.fpu.fsw();
+    if pending == Pending::Ignored {
+        // The host has no IGNNE#: hide what is pending from it.
+        let hidden = status & !(fsw::EXCEPTIONS | fsw::ES | fsw::B);
+        v.cpu.fpu.set_u16(legacy::FSW, hidden);
+    }
+    fpustate::prepare(&mut v.cpu.fpu);
+    let area = &raw mut v.cpu.fpu;
+    // SAFETY: the image is prepared; the instruction's operand is the context's buffer, and
+    // pending x87 exceptions are absent or hidden.
+    unsafe { context.run(plan.stub, area, area) };
+    v.cpu.fpu.set_pointers(pointers);
+    if pending == Pending::Ignored {
+        let (fcw, now) = (v.cpu.fpu.fcw(), v.cpu.fpu.fsw());
+        let status = now | status & fsw::EXCEPTIONS;
+        v.cpu.fpu.set_control_and_status(fcw, status);
+    }
+}
+
+/// FIP, FDP and FOP for the instruction being executed (SDM vol. 1, 8.1.8).
+fn record(v: &Vcpu, plan: &Plan, place: Place, pointers: &mut Pointers) {
+    pointers.fop = opcode11(&v.insn_bytes);
+    pointers.fip = v.cpu.rip;
+    pointers.fcs = v.cpu.seg[seg::CS].selector;
+    if plan.memory.is_some() {
+        pointers.fdp = place.offset;
+        pointers.fds = v.cpu.seg[place.segment].selector;
+    }
+}
+
+/// The low three bits of the x87 opcode's first byte, and its second.
+fn opcode11(bytes: &[u8]) -> u16 {
+    let Some(at) = bytes.iter().position(|b| (0xD8..=0xDF).contains(b)) else {
+        return 0;
+    };
+    let second = bytes.get(at + 1).copied().unwrap_or(0);
+    (bytes[at] as u16 & 7) << 8 | second as u16
+}
+
+/// Runs a SIMD instruction; #XM if it raises an exception that MXCSR doesn't mask.
+fn run_simd(v: &mut Vcpu, plan: &Plan, context: &mut Context) -> Result<(), Fault> {
+    fpustate::prepare(&mut v.cpu.fpu);
+    let pointers = v.cpu.fpu.pointers();
+    let guest = v.cpu.fpu.mxcsr();
+    if guest & mxcsr::MASKS == mxcsr::MASKS {
+        let area = &raw mut v.cpu.fpu;
+        // SAFETY: the image is prepared, SIMD exceptions are masked; the operand is a buffer.
+        unsafe { context.run(plan.stub, area, area) };
+        v.cpu.fpu.set_pointers(pointers);
+        return Ok(());
+    }
+    // Unmasked underflow is raised by any tiny result, masked only by an inexact one.  Flushing
+    // to zero raises it for any, and changes nothing else.
+    let flush = if guest & mxcsr::UM == 0 {
+        mxcsr::FTZ
+    } else {
+        0
+    };
+    let (input, operand) = (context.gpr, context.operand);
+    let raised = run_aside(v, plan, context, guest | flush);
+    let unmasked = raised & !(guest >> mxcsr::MASKS_SHIFT);
+    if unmasked == 0 {
+        v.cpu.fpu.0.copy_from_slice(&v.native.second.0);
+        v.cpu.fpu.set_pointers(pointers);
+        v.cpu.fpu.set_mxcsr(guest | raised);
+        return Ok(());
+    }
+    let reported = if unmasked & mxcsr::BEFORE_COMPUTING != 0 {
+        raised & mxcsr::BEFORE_COMPUTING
+    } else if flush != 0 {
+        // Flushing raises PE as well: whether the result is inexact shows without it.
+        (context.gpr, context.operand) = (input, operand);
+        raised & !mxcsr::PE | run_aside(v, plan, context, guest & !mxcsr::FTZ) & mxcsr::PE
+    } else {
+        raised
+    };
+    v.cpu.fpu.set_mxcsr(guest | reported);
+    if v.cpu.cr4 & cr4::OSXMMEXCPT != 0 {
+        Err(Fault::new(vector::XM))
+    } else {
+        Err(Fault::UD)
+    }
+}
+
+/// Runs a SIMD instruction with all exceptions masked into the second image; the flags it raised.
+fn run_aside(v: &mut Vcpu, plan: &Plan, context: &mut Context, control: u32) -> u32 {
+    let guest = v.cpu.fpu.mxcsr();
+    let control = (control | mxcsr::MASKS) & !mxcsr::FLAGS;
+    v.cpu.fpu.set_mxcsr(control);
+    // SAFETY: as in `run_simd`.
+    unsafe { context.run(plan.stub, &v.cpu.fpu, &mut *v.native.second) };
+    v.cpu.fpu.set_mxcsr(guest);
+    v.native.second.mxcsr() & mxcsr::FLAGS
+}
+
+/// The plan for `insn`, made if there is none yet.
+fn find_plan(v: &mut Vcpu, insn: &Instruction) -> Result<Plan, Fault> {
+    let key = normalized(insn);
+    if let Some(plan) = v.native.plans.get(&key) {
+        return Ok(*plan);
+    }
+    checks::available(v, insn)?;
+    let unit = checks::unit(insn).ok_or(Fault::UD)?;
+    let (code, stand_in) = encode(&key)?;
+    let plan = Plan {
+        unit,
+        memory: Operand::of(insn)?,
+        stub: v.native.add(&code).ok_or(Fault::UD)?,
+        stand_in,
+        control: is_control(insn.mnemonic()),
+    };
+    v.native.plans.insert(key, plan);
+    Ok(plan)
+}
+
+/// The instruction with its memory operand at `[rsp]` and without prefixes that don't count.
+fn normalized(insn: &Instruction) -> Instruction {
+    let mut i = *insn;
+    if (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory) {
+        i.set_memory_base(Register::RSP);
+        i.set_memory_index(Register::None);
+        i.set_memory_index_scale(1);
+        i.set_memory_displacement64(0);
+        i.set_memory_displ_size(0);
+    }
+    i.set_segment_prefix(Register::None);
+    i.set_has_rep_prefix(false);
+    i.set_has_repne_prefix(false);
+    i
+}
+
+/// Machine code for 64-bit mode, and the register that stands in for RSP in it.
+fn encode(normalized: &Instruction) -> Result<(Vec<u8>, Option<usize>), Fault> {
+    let mut i = *normalized;
+    let stand_in = replace_rsp(&mut i)?;
+    let mut encoder = Encoder::new(64);
+    encoder.encode(&i, 0).map_err(|_| Fault::UD)?;
+    Ok((encoder.take_buffer(), stand_in))
+}
+
+/// Replaces RSP, ESP, SP or SPL as a register operand by a register that isn't one.  #UD for
+/// operands that aren't registers, immediates or plain memory: nothing of the kind runs natively.
+fn replace_rsp(i: &mut Instruction) -> Result<Option<usize>, Fault> {
+    let used = |i: &Instruction, r: Register| {
+        (0..i.op_count())
+            .any(|n| i.op_kind(n) == OpKind::Register && i.op_register(n).full_register() == r)
+    };
+    let implicit = (0..i.op_count()).any(|n| {
+        !matches!(i.op_kind(n), OpKind::Register | OpKind::Memory) && i.try_immediate(n).is_err()
+    });
+    if implicit {
+        return Err(Fault::UD);
+    }
+    if !used(i, Register::RSP) {
+        return Ok(None);
+    }
+    // Registers that need no REX prefix and are no instruction's implicit operand.
+    let candidates = [
+        (
+            gpr::RBX,
+            [Register::BL, Register::BX, Register::EBX, Register::RBX],
+        ),
+        (
+            gpr::RBP,
+            [Register::BPL, Register::BP, Register::EBP, Register::RBP],
+        ),
+        (
+            gpr::RSI,
+            [Register::SIL, Register::SI, Register::ESI, Register::RSI],
+        ),
+        (
+            gpr::RDI,
+            [Register::DIL, Register::DI, Register::EDI, Register::RDI],
+        ),
+    ];
+    let (number, names) = candidates
+        .into_iter()
+        .find(|(_, names)| !used(i, names[3]))
+        .ok_or(Fault::UD)?;
+    for n in 0..i.op_count() {
+        if i.op_kind(n) == OpKind::Register && i.op_register(n).full_register() == Register::RSP {
+            let width = i.op_register(n).size().trailing_zeros() as usize;
+            i.set_op_register(n, names[width & 3]);
+        }
+    }
+    Ok(Some(number))
+}
+
+/// x87 control instructions that are executed natively.
+fn is_control(m: Mnemonic) -> bool {
+    use Mnemonic::*;
+    matches!(m, Fldcw | Fnstcw | Fnstsw | Fneni | Fndisi | Fnsetpm)
+}
