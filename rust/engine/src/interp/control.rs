@@ -4,6 +4,7 @@
 //! CET and five-level paging are never offered.
 
 use super::descriptor::system_type;
+use super::fpu;
 use crate::fault::Fault;
 use crate::mmu::walk::PHYSICAL_BITS;
 use crate::state::{attr, cr0, cr4, efer, seg};
