@@ -171,6 +171,11 @@ impl Vcpu {
         });
     }
 
+    fn write_local_apic(&self, offset: u64, value: u32) -> PyResult<()> {
+        self.engine()?.apic_write(offset, 4, value.into());
+        Ok(())
+    }
+
     fn set_eoi_handler(&self, py: Python<'_>, handler: Py<PyAny>) {
         let callable = Arc::new(handler);
         let errors = self.vm.bind(py).get().errors.clone();
