@@ -176,23 +176,14 @@ fn enter(v: &mut Vcpu, insn: &Instruction) -> Result<(), Fault> {
         let pointer = v.read(seg::SS, outer(v, i), size)?;
         v.write(seg::SS, slot(v, i), size, pointer)?;
     }
-    let frame_pointer = slot(v, 0);
+    let frame_pointer = v.cpu.gpr[gpr::RSP] & !v.cpu.stack_mask() | slot(v, 0);
     if level > 0 {
         v.write(seg::SS, slot(v, level), size, frame_pointer)?;
     }
     v.set_stack_pointer(top);
-    set_base_pointer(v, frame_pointer);
+    // By operand size, not by stack size as the SDM's text has it: so processors do.
+    v.set_gpr(gpr::RBP, size, frame_pointer);
     Ok(())
-}
-
-/// Sets the part of RBP that the stack's address size covers.
-fn set_base_pointer(v: &mut Vcpu, value: u64) {
-    let size = match v.cpu.stack_mask() {
-        0xFFFF => 2,
-        0xFFFF_FFFF => 4,
-        _ => 8,
-    };
-    v.set_gpr(gpr::RBP, size, value);
 }
 
 fn leave(v: &mut Vcpu, size: usize) -> Result<(), Fault> {

@@ -238,6 +238,15 @@ fn enter_copies_frame_pointers_of_outer_levels() {
 }
 
 #[test]
+fn enter_with_16_bit_operands_keeps_the_upper_half_of_ebp() {
+    // enterw 0, 0
+    let mut m = Machine::protected(&[0x66, 0xC8, 0, 0, 0]);
+    m.v.cpu.gpr[gpr::RBP] = 0xAAAA_1234;
+    m.step().unwrap();
+    assert_eq!(m.v.cpu.gpr[gpr::RBP], 0xAAAA_0000 | (STACK - 2));
+}
+
+#[test]
 fn leave_undoes_enter() {
     // enter 16, 0; leave
     let m = long(&[0xC8, 0x10, 0, 0, 0xC9], |m| m.v.cpu.gpr[gpr::RBP] = 5);
