@@ -13,7 +13,8 @@
 //!   eax=…, rip=…    registers, whole: EAX=1 also says that the upper half is 0
 //!   flags=CZ        C P A Z S O D I T, n = NT, r = RF, c = AC; the others are 0; `A?` is undefined
 //!   iopl=3  ds=33   as they say; in real and V86 mode a paragraph
-//!   cr0=…  dr7=…    also efer; `cr4|=…` sets bits and `cr0&~=…` clears them
+//!   cr0=…  dr7=…    `cr4|=…` sets bits and `cr0&~=…` clears them; so also efer, star, lstar, fmask,
+//!                   kernel_gs, gs_base, sysenter_cs, sysenter_esp, sysenter_eip
 //!   byte[data+4]=…  word dword qword, and `bytes[…]=` in memory order
 //!   st0=… mm0=… xmm0=… ymm0=… fcw=… fsw=… ftw=… mxcsr=…
 //!   intr=20         (before) the interrupt controller asks, with this vector
@@ -23,7 +24,7 @@
 
 use crate::machine::{DATA_BYTES, Ending, Machine, Mode, Outcome, at, hidden};
 use crate::native;
-use engine::state::{CpuState, Segment, attr, flags};
+use engine::state::{CpuState, Segment, attr, flags, seg};
 use engine::vcpu::{Backend, Shared, locked};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -239,7 +240,7 @@ fn assemble(
         sizes.dedup();
         wanted.extend(sizes.into_iter().map(|bits| (i, bits)));
     }
-    let mut source = String::from("cpu x64\n");
+    let mut source = String::new();
     for (name, address) in &symbols.0 {
         source += &format!("{name} equ 0x{address:x}\n");
     }
@@ -275,7 +276,7 @@ fn nasm(file: &Path, source: &str, vectors: &[Vector]) -> Vec<u8> {
     let (asm, bin) = (base.with_extension("asm"), base.with_extension("bin"));
     std::fs::write(&asm, source).expect("temporary file");
     let ran = Command::new("nasm")
-        .args(["-f", "bin", "-O0", "-o"])
+        .args(["-f", "bin", "-o"])
         .args([&bin, &asm])
         .output()
         .expect("nasm, which `scripts/setup test` installs");
@@ -349,7 +350,7 @@ fn parse_flags(text: &str) -> Result<(u64, u64), String> {
     Ok((set, undefined))
 }
 
-/// Control and debug registers by name.
+/// Control, debug and model-specific registers by name.
 fn system_register<'a>(cpu: &'a mut CpuState, name: &str) -> Option<&'a mut u64> {
     Some(match name {
         "cr0" => &mut cpu.cr0,
@@ -357,6 +358,14 @@ fn system_register<'a>(cpu: &'a mut CpuState, name: &str) -> Option<&'a mut u64>
         "cr3" => &mut cpu.cr3,
         "cr4" => &mut cpu.cr4,
         "efer" => &mut cpu.efer,
+        "star" => &mut cpu.msr.star,
+        "lstar" => &mut cpu.msr.lstar,
+        "fmask" => &mut cpu.msr.fmask,
+        "kernel_gs" => &mut cpu.msr.kernel_gs_base,
+        "gs_base" => &mut cpu.seg[seg::GS].base,
+        "sysenter_cs" => &mut cpu.msr.sysenter_cs,
+        "sysenter_esp" => &mut cpu.msr.sysenter_esp,
+        "sysenter_eip" => &mut cpu.msr.sysenter_eip,
         _ => {
             let n: usize = name.strip_prefix("dr")?.parse().ok()?;
             cpu.dr.get_mut(n)?
