@@ -230,7 +230,9 @@ impl Vcpu {
                 return Exit::Error;
             }
             self.attend();
-            self.deliver_pending();
+            if self.deliver_pending() {
+                continue;
+            }
             if self.cpu.shutdown {
                 return Exit::Shutdown;
             }
@@ -291,34 +293,33 @@ impl Vcpu {
     }
 
     /// Delivers the trap or interrupt of highest priority that may be at this boundary
-    /// (SDM vol. 3, table 7-2).
-    fn deliver_pending(&mut self) {
+    /// (SDM vol. 3, table 7-2).  True if it went on to the next boundary instead, because a shadow
+    /// lies on this one: look again.
+    fn deliver_pending(&mut self) -> bool {
         if self.cpu.pending_db != 0 && self.cpu.shadow & shadow::MOV_SS == 0 {
             let bits = std::mem::take(&mut self.cpu.pending_db);
             self.cpu.dr[6] |= bits;
             self.deliver(Event::trap(vector::DB));
-            return;
+            return false;
         }
         if self.cpu.shutdown {
-            return;
+            return false;
         }
         if self.cpu.nmi_pending && !self.cpu.nmi_blocked && self.cpu.shadow & shadow::MOV_SS == 0 {
             self.cpu.nmi_pending = false;
             self.cpu.halted = false;
             self.deliver(Event::nmi());
             self.cpu.nmi_blocked = true;
-            return;
+            return false;
         }
-        if !self.cpu.interrupts_enabled() {
-            return;
+        let enabled = self.cpu.interrupts_enabled() && self.interrupt_pending();
+        let nmi = self.cpu.nmi_pending && !self.cpu.nmi_blocked;
+        if self.cpu.shadow != 0 && (enabled || nmi) {
+            self.step();
+            return true;
         }
-        if self.cpu.shadow != 0 {
-            // Look again after the instruction that the shadow covers.
-            if self.interrupt_pending() {
-                self.step();
-                self.ask_attention();
-            }
-            return;
+        if !enabled || self.cpu.shadow != 0 {
+            return false;
         }
         if let Some(vector) = self.take_interrupt() {
             self.cpu.halted = false;
@@ -327,6 +328,7 @@ impl Vcpu {
             // More may wait behind it, deliverable once the handler allows.
             self.ask_attention_if_pending();
         }
+        false
     }
 
     /// Whether an interrupt would be delivered were IF set.

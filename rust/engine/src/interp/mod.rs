@@ -115,11 +115,11 @@ impl Vcpu {
             if !instruction.is_invalid() {
                 return Ok((instruction, bytes));
             }
+            if decoder.position() >= MAX_INSTRUCTION {
+                return Err(Fault::GP0);
+            }
             if decoder.last_error() != DecoderError::NoMoreBytes {
                 return Err(Fault::UD);
-            }
-            if have == MAX_INSTRUCTION {
-                return Err(Fault::GP0);
             }
             have += self.fetch_bytes(have, &mut bytes)?;
         }

@@ -232,11 +232,17 @@ fn comparable(instruction: &Instruction) -> bool {
         && !instruction.is_invalid()
         && !instruction.is_privileged()
         && !about_the_system(instruction.mnemonic())
-        && instruction.segment_prefix() != Register::FS
+        && !matches!(instruction.segment_prefix(), Register::FS | Register::GS)
         && instruction
             .cpuid_features()
             .iter()
             .all(|f| FEATURES.contains(f))
+}
+
+/// Branches with an operand-size prefix, and LOOPE and LOOPNE with a repeat prefix.
+fn differs_by_vendor(instruction: &Instruction, bytes: &[u8]) -> bool {
+    let prefixes = || bytes.iter().take_while(|b| PREFIXES.contains(b));
+    instruction.flow_control() != FlowControl::Next && prefixes().next().is_some()
 }
 
 pub fn decode(bits: u32, bytes: &[u8], at: u64) -> Instruction {
@@ -250,9 +256,7 @@ impl Templates {
         let mut note = |template: Template| {
             let bytes = template.emit(bits, template.modrm, None);
             let instruction = decode(bits, &bytes, CODE);
-            // Intel and AMD differ about branches with an operand-size prefix.
-            let branch = instruction.flow_control() != FlowControl::Next;
-            if comparable(&instruction) && !(branch && bytes[0] == 0x66) {
+            if comparable(&instruction) && !differs_by_vendor(&instruction, &bytes) {
                 let key = instruction.code() as u32;
                 let entry = found.entry(key).or_insert((instruction.code(), vec![]));
                 if entry.1.len() < TEMPLATES_MAX {
@@ -491,6 +495,13 @@ impl<'a> Sequence<'a> {
             let distance = self.rng.below(100).to_le_bytes();
             bytes.get_mut(i..i + n)?.copy_from_slice(&distance[..n]);
             return Some(decode(bits, bytes, at));
+        }
+        if instruction.mnemonic() == Mnemonic::Enter {
+            // A frame that reaches past the data would fault half-way, where processors differ.
+            let i = offsets.immediate_offset();
+            bytes
+                .get_mut(i..i + 2)?
+                .copy_from_slice(&[self.rng.below(64) as u8, 0]);
         }
         let target = self.target(&instruction);
         let fixed = matches!(
