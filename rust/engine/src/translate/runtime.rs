@@ -58,12 +58,6 @@ pub const fn saved(index: usize) -> Mem {
     field(offset_of!(Area, saved) + 8 * index)
 }
 
-/// XSAVE components of the guest.
-fn guest_components() -> u64 {
-    // SAFETY: a host without XSAVE has no AVX either; every x86-64-v3 host has it.
-    unsafe { std::arch::x86_64::_xgetbv(0) & 0xE7 }
-}
-
 /// Guest registers that are in host registers, and which.
 const RESIDENT: [(usize, Gpr); 12] = [
     (0, RAX),
@@ -213,7 +207,7 @@ fn emit_exit(a: &mut Asm) {
     let done = a.label();
     a.alu(Alu::Cmp, W32, area!(fpu_live), 0);
     a.jcc(Cond::E, done);
-    let mask = guest_components();
+    let mask = crate::host::xcr0();
     a.mov(W32, RAX, mask as u32 as i64);
     a.mov(W32, RDX, (mask >> 32) as i64);
     a.state(StateOp::Xsave, true, area!(cpu.fpu));
@@ -236,7 +230,7 @@ fn emit_load_fpu(a: &mut Asm) {
     let up = |m: Mem| m.disp(m.disp + 8);
     a.mov(W64, up(saved(0)), RAX);
     a.mov(W64, up(saved(1)), RDX);
-    let mask = guest_components();
+    let mask = crate::host::xcr0();
     a.mov(W32, RAX, mask as u32 as i64);
     a.mov(W32, RDX, (mask >> 32) as i64);
     a.state(StateOp::Xrstor, true, up(area!(cpu.fpu)));

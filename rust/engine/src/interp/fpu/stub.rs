@@ -193,6 +193,9 @@ pub struct StubMemory {
     used: usize,
 }
 
+// SAFETY: the mapping is owned by the stub and used by the vCPU that owns it only.
+unsafe impl Send for Stub {}
+
 // SAFETY: the two mappings belong to this object alone.
 unsafe impl Send for StubMemory {}
 
