@@ -402,6 +402,9 @@ impl Template {
 pub struct Step {
     pub instruction: Instruction,
     pub undefined_flags: u64,
+    /// Flags it reads, and flags it writes or leaves undefined.
+    pub reads_flags: u64,
+    pub writes_flags: u64,
 }
 
 /// A sequence under construction: its bytes, and the register values it needs at the start.
@@ -554,7 +557,12 @@ impl<'a> Sequence<'a> {
     fn target(&mut self, instruction: &Instruction) -> u64 {
         let size = instruction.memory_size().size().max(1) as u64;
         let bytes = DATA_BYTES as u64;
-        match self.rng.below(40) {
+        let choice = if all_masked_out_differs(instruction) {
+            40
+        } else {
+            self.rng.below(40)
+        };
+        match choice {
             0 => DATA + bytes - self.rng.below(size + 1),
             1 => DATA - self.rng.below(size + 1),
             2..=5 => DATA + bytes / 2 - self.rng.below(size + 1),
@@ -581,6 +589,13 @@ impl<'a> Sequence<'a> {
             }
             self.indices[i] = Some(bytes);
         } else if let Some(i) = number(index) {
+            let scale = memory.scale() as u64;
+            if base == Register::None {
+                let value = target.wrapping_sub(address) / scale;
+                return self.demand(i, value, |v| {
+                    hits(v.wrapping_mul(scale).wrapping_add(address))
+                });
+            }
             let small = self.rng.below(64).wrapping_sub(16);
             let small = if self.rng.percent(50) { small } else { 0 };
             if !self.demand(i, small, |v| v.wrapping_add(1024) < 2048) {
@@ -590,7 +605,7 @@ impl<'a> Sequence<'a> {
             address = address.wrapping_add(value.wrapping_mul(memory.scale() as u64));
         }
         let Some(b) = number(base) else {
-            return base == Register::None || base.is_segment_register() || base.is_ip();
+            return base == Register::None || base.is_ip();
         };
         let wanted = target.wrapping_sub(address);
         let narrow = base.size() == 4;
@@ -606,8 +621,7 @@ impl<'a> Sequence<'a> {
         };
         self.demand(b, wanted, move |v| {
             let ea = v.wrapping_add(address);
-            let ea = if narrow { ea & 0xFFFF_FFFF } else { ea };
-            ea.wrapping_sub(DATA - 64) < DATA_BYTES as u64 + 128
+            hits(if narrow { ea & 0xFFFF_FFFF } else { ea })
         })
     }
 
@@ -648,6 +662,8 @@ impl<'a> Sequence<'a> {
         self.steps.push(Step {
             instruction: *instruction,
             undefined_flags: self.undefined,
+            reads_flags: flag_mask(instruction.rflags_read()),
+            writes_flags: flag_mask(instruction.rflags_modified()),
         });
     }
 
@@ -755,6 +771,22 @@ pub fn vector_byte(register: usize, byte: usize) -> Option<usize> {
         _ => return Some(160 + register * 16 + byte),
     };
     (within < component.1).then(|| component.0 + within)
+}
+
+/// Whether an address is that of the data, or next to it.
+fn hits(address: u64) -> bool {
+    address.wrapping_sub(DATA - 64) < DATA_BYTES as u64 + 128
+}
+
+/// Instructions for which processors differ in what they check when the mask lets nothing through.
+fn all_masked_out_differs(instruction: &Instruction) -> bool {
+    use Mnemonic::*;
+    let aligned = matches!(
+        instruction.mnemonic(),
+        Vmovdqa32 | Vmovdqa64 | Vmovaps | Vmovapd
+    );
+    aligned && instruction.has_op_mask()
+        || matches!(instruction.mnemonic(), Maskmovq | Maskmovdqu | Vmaskmovdqu)
 }
 
 /// The number of the general register that `register` is part of.
