@@ -80,6 +80,9 @@ pub fn layout() -> Layout {
     })
 }
 
+/// FOP, FIP and FDP as they lie in the legacy region.
+type RecordedPointers = [u8; legacy::MXCSR - legacy::FOP];
+
 /// The host's own state outside of guest code.
 pub static HOST_DEFAULT: XsaveArea = host_default();
 
@@ -121,13 +124,22 @@ pub unsafe fn load(area: *const XsaveArea) {
     }
 }
 
-/// Stores the host's registers as the guest's, and makes them Rust's again.
+/// Stores the host's registers as the guest's, and makes them Rust's again.  FIP, FDP and FOP stay
+/// as they were: the host's tell where generated code lies.
 ///
 /// # Safety
 /// `area` is writable; the registers hold what `load` and generated code left.
 #[inline]
 pub unsafe fn save(area: *mut XsaveArea) {
     let mask = host::xcr0();
+    // SAFETY: the caller's promise; an array at an offset inside the area.
+    let pointers = unsafe {
+        &mut *area
+            .cast::<u8>()
+            .add(legacy::FOP)
+            .cast::<RecordedPointers>()
+    };
+    let kept = *pointers;
     // SAFETY: the caller's promise.  XSAVE, not XSAVEOPT: that one leaves out what is initial.
     unsafe {
         if host::has_xsave() {
@@ -141,4 +153,5 @@ pub unsafe fn save(area: *mut XsaveArea) {
                 clobber_abi("sysv64"), options(nostack));
         }
     }
+    *pointers = kept;
 }

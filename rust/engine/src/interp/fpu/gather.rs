@@ -227,10 +227,6 @@ fn mmx_bytes(v: &Vcpu, register: Register) -> [u8; ZMM_BYTES] {
 
 /// What every MMX instruction does to the x87 state: TOP is 0, no register is empty.
 fn enter_mmx(v: &mut Vcpu) {
-    let image = &mut v.cpu.fpu;
-    let top = image.top();
-    image.0[legacy::ST..legacy::XMM].rotate_right(16 * top);
-    let status = image.fsw() & !(7 << super::image::fsw::TOP_SHIFT);
-    image.set_u16(legacy::FSW, status);
-    image.set_u16(legacy::TAGS, 0xFF);
+    v.cpu.fpu.set_top(0);
+    v.cpu.fpu.set_u16(legacy::TAGS, 0xFF);
 }

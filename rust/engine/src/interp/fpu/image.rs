@@ -81,8 +81,18 @@ impl XsaveArea {
         self.set_u16(legacy::FSW, status & !(fsw::ES | fsw::B) | summary);
     }
 
+    /// Makes physical register `top` ST0.  Registers keep their contents; it is the image that has
+    /// them in stack order.
+    pub fn set_top(&mut self, top: usize) {
+        let turn = (top + 8 - self.top()) & 7;
+        self.0[legacy::ST..legacy::XMM].rotate_left(16 * turn);
+        let others = self.fsw() & !(7 << fsw::TOP_SHIFT);
+        self.set_u16(legacy::FSW, others | ((top & 7) as u16) << fsw::TOP_SHIFT);
+    }
+
     /// FNINIT.
     pub fn init_x87(&mut self) {
+        self.set_top(0);
         self.set_u16(legacy::FCW, FCW_DEFAULT);
         self.set_u16(legacy::FSW, 0);
         self.set_u16(legacy::TAGS, 0);

@@ -17,6 +17,7 @@ mod against_host;
 mod control;
 mod elements;
 mod images;
+mod random;
 
 /// Data that the tests' instructions access, by RSI.
 const DATA: u64 = 0x8000;

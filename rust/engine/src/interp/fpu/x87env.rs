@@ -217,6 +217,7 @@ fn load(v: &mut Vcpu, insn: &Instruction, stack_bytes: usize) -> Result<(), Faul
     v.read_bytes(place.segment, place.offset, &mut bytes[..n + stack_bytes])?;
     let fields = format.decode(&bytes[..n]);
     let image = &mut v.cpu.fpu;
+    image.set_top((fields[1] >> fsw::TOP_SHIFT & 7) as usize);
     image.set_control_and_status(fields[0] as u16, fields[1] as u16);
     image.set_u16(legacy::TAGS, abridged_tags(fields[2] as u16) as u16);
     image.set_pointers(format.pointers(&fields));

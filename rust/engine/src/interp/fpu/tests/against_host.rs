@@ -1,6 +1,7 @@
 //! Each instruction twice from the same random state: interpreted, and right in this process.
 
 use super::*;
+use iced_x86::Instruction;
 use std::arch::asm;
 
 /// An instruction as the host's assembler makes it, and a way to run it on the host.
@@ -69,7 +70,7 @@ fn host_has(feature: &str) -> bool {
 }
 
 /// Random registers: vectors, opmasks, MMX/x87 of moderate size, MXCSR and FCW masked.
-fn random_image(random: &mut Random) -> XsaveArea {
+pub(super) fn random_image(random: &mut Random) -> XsaveArea {
     let mut image = XsaveArea([0; XSAVE_BYTES]);
     image.set_control_and_status(0x37F, (random.next() as u16 & 7) << 11);
     image.set_u16(legacy::TAGS, 0xFF);
@@ -100,7 +101,7 @@ fn random_image(random: &mut Random) -> XsaveArea {
 }
 
 /// The image without what isn't the guest's: header, MXCSR_MASK, recorded pointers.
-fn visible(image: &XsaveArea) -> Vec<u8> {
+pub(super) fn visible(image: &XsaveArea) -> Vec<u8> {
     let mut bytes = image.0.to_vec();
     bytes[legacy::FOP..legacy::MXCSR].fill(0);
     bytes[legacy::MXCSR_MASK..legacy::ST].fill(0);
@@ -108,11 +109,29 @@ fn visible(image: &XsaveArea) -> Vec<u8> {
     bytes
 }
 
+/// Whether the code, decoded as 32-bit code, is the same instruction on the same registers.
+fn is_same_in_32_bits(code: &[u8]) -> bool {
+    let decode = |bits| Decoder::with_ip(bits, code, 0, DecoderOptions::NONE).decode();
+    let (wide, narrow) = (decode(64), decode(32));
+    let operand = |i: &Instruction, n| (i.op_kind(n), i.op_register(n));
+    let mut operands = 0..wide.op_count();
+    wide.code() == narrow.code()
+        && wide.len() == narrow.len()
+        && operands.all(|n| operand(&wide, n) == operand(&narrow, n))
+}
+
 fn compare(case: &Case) {
     if !case.features.iter().all(|f| host_has(f)) {
         return;
     }
-    let mut v = long_mode();
+    compare_in(long_mode(), case);
+    // VZEROUPPER and VZEROALL leave registers alone that 32-bit mode hasn't.
+    if is_same_in_32_bits(case.code) && !case.text.starts_with("vzero") {
+        compare_in(protected_mode(), case);
+    }
+}
+
+fn compare_in(mut v: Vcpu, case: &Case) {
     let mut random = Random(0x9E37_79B9_7F4A_7C15);
     for _ in 0..40 {
         let mut h = Host {
