@@ -298,6 +298,8 @@ fn reads_all(insn: &Instruction) -> bool {
     counts && insn.op2_kind() == OpKind::Memory || matches!(
         m,
         Valignd | Valignq | Vdbpsadbw | Vgf2p8affineinvqb | Vgf2p8affineqb
+            | Vinsertf32x4 | Vinsertf32x8 | Vinsertf64x2 | Vinsertf64x4
+            | Vinserti32x4 | Vinserti32x8 | Vinserti64x2 | Vinserti64x4
             | Vpackssdw | Vpacksswb | Vpackusdw | Vpackuswb | Vpalignr
             | Vpconflictd | Vpconflictq | Vpermb | Vpermd | Vpermq | Vpermw
             | Vpermi2b | Vpermi2d | Vpermi2pd | Vpermi2ps | Vpermi2q | Vpermi2w

@@ -81,6 +81,17 @@ fn fldenv_raises_summary_for_unmasked_exceptions() {
 }
 
 #[test]
+fn fldenv_turns_the_stack_not_the_registers() {
+    let mut v = protected_mode();
+    run(&mut v, FLD1).unwrap();
+    run(&mut v, FNSTENV).unwrap();
+    // TOP from 7 to 6: the one is ST1 now.
+    poke(&v, DATA + 4, &0x3000u16.to_le_bytes());
+    run(&mut v, FLDENV).unwrap();
+    assert_eq!(v.cpu.fpu.st(1)[8..], [0xFF, 0x3F]);
+}
+
+#[test]
 fn fnsave_and_frstor_round_trip_the_stack() {
     let mut v = protected_mode();
     run(&mut v, FLD1).unwrap();

@@ -62,6 +62,7 @@ fn comparable(insn: &Instruction) -> bool {
         OpKind::Memory => {
             insn.memory_base() == Register::RSI
                 && insn.memory_index() == Register::None
+                && insn.memory_displacement64() == 0
                 && insn.memory_segment() == Register::DS
         }
         _ => insn.try_immediate(n).is_ok(),
