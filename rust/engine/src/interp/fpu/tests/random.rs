@@ -40,12 +40,12 @@ fn encoding(random: &mut Random) -> [u8; 15] {
         4 => {
             // X and B as for low registers, maps 1 to 3.
             bytes[0] = 0xC4;
-            bytes[1] = bytes[1] & 0x80 | 0x60 | 1 + (any >> 16) as u8 % 3;
+            bytes[1] = bytes[1] & 0x80 | 0x60 | (1 + (any >> 16) as u8 % 3);
             3
         }
         _ => {
             bytes[0] = 0x62;
-            bytes[1] = bytes[1] & 0x90 | 0x60 | 1 + (any >> 16) as u8 % 3;
+            bytes[1] = bytes[1] & 0x90 | 0x60 | (1 + (any >> 16) as u8 % 3);
             bytes[2] |= 0x04;
             4
         }
