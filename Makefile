@@ -4,6 +4,7 @@ KERNEL = $(GUESTS)/linux-installer-amd64
 INITRD = $(GUESTS)/initrd-installer-amd64.gz
 PYTEST_FLAGS ?= -n 2
 RING3 = .venv/bin/ring3
+export PYO3_PYTHON = $(CURDIR)/.venv/bin/python
 
 # Boots the Debian 12 installer's kernel to a shell; without a mirror to fetch it from, the embedded guest.
 run:
