@@ -9,7 +9,7 @@ from ring3.cli.stats import quantity, report
     ("blocks", 1234, "1234"),
     ("instructions", 12_345_678, "12.35 M"),
     ("translate_ns", 1_500_000_000, "1.500 s"),
-    ("translate_ns", 2_500_000, "2.500 ms"),
+    ("ns_translating", 2_500_000, "2.500 ms"),
     ("cache_bytes", 3 << 20, "3.00 MiB"),
     ("cache_bytes", 100, "100 B"),
     ("engine", "translate", "translate"),

@@ -1,6 +1,6 @@
 """What `ring3 run --stats` prints: the counters of `Machine.stats()`, readable.
 
-Names carry their unit (`_ns`, `_bytes`), and groups are dictionaries; nothing here knows a counter by name,
+Names carry their unit (`ns_running`, `code_bytes`), and groups are dictionaries; nothing here knows a counter by name,
 so a new one in the engine shows up by itself.
 """
 
@@ -31,18 +31,18 @@ def _rows(stats: Mapping[str, Any], indent: int) -> Iterator[tuple[str, str]]:
                 if isinstance(item, Mapping):
                     yield from _rows(item, indent + INDENT)
         else:
-            yield _without_unit(name), quantity(key, value)
+            yield " " * indent + _without_unit(key.replace("_", " ")), quantity(key, value)
 
 
 def _without_unit(name: str) -> str:
-    return name.removesuffix(" ns").removesuffix(" bytes")
+    return name.removeprefix("ns ").removesuffix(" ns").removesuffix(" bytes")
 
 
 def quantity(key: str, value: Any) -> str:
     """A number with the unit that its name gives it."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
-    if key.endswith("_ns"):
+    if key.startswith("ns_") or key.endswith("_ns"):
         return f"{value / 1e9:.3f} s" if value >= 1e8 else f"{value / 1e6:.3f} ms"
     if key.endswith("_bytes"):
         return _scaled(value, BINARY_SCALES, " B")
