@@ -2,10 +2,13 @@ import pytest
 
 from ring3.devices.uart import Fcr, Ier, Iir, Lcr, Lsr, Mcr, Msr, Ns16550, Reg
 
+EIGHT_BITS = 0x03  # LCR: eight data bits, one stop bit, no parity (§8.1)
+
 
 @pytest.fixture
 def uart(irq, sink):
     chip = Ns16550(irq, sink)
+    chip.write(Reg.LCR, EIGHT_BITS)
     chip.write(Reg.MCR, Mcr.OUT2)
     sink.rooms = 0
     return chip
@@ -175,3 +178,29 @@ def test_restore_drives_the_line_again(uart, irq):
     assert not irq.level
     uart.restore(saved)
     assert irq.level
+
+
+def test_a_port_that_is_not_set_up_receives_nothing(irq, sink):
+    chip = Ns16550(irq, sink)
+    assert chip.receive(b"a") == 0
+
+
+def test_nothing_is_sent_while_rts_is_down_and_dtr_up(uart):
+    uart.write(Reg.MCR, Mcr.DTR)
+    assert uart.receive(b"a") == 0
+    uart.write(Reg.MCR, Mcr.DTR | Mcr.RTS)
+    assert uart.receive(b"a") == 1
+
+
+def test_who_takes_receive_interrupts_listens_without_rts(uart):
+    uart.write(Reg.MCR, Mcr.DTR)
+    uart.write(Reg.IER, Ier.ERBFI)
+    assert uart.receive(b"a") == 1
+
+
+@pytest.mark.parametrize(("register", "value"), [(Reg.MCR, Mcr.DTR | Mcr.RTS), (Reg.IER, Ier.ERBFI)])
+def test_backend_learns_when_the_port_begins_to_listen(uart, sink, register, value):
+    uart.write(Reg.MCR, Mcr.DTR)
+    sink.rooms = 0
+    uart.write(register, value)
+    assert sink.rooms == 1

@@ -1,7 +1,7 @@
 """What `ring3 run --stats` prints: the counters of `Machine.stats()`, readable.
 
-Names carry their unit (`ns_running`, `code_bytes`), and groups are dictionaries; nothing here knows a counter by name,
-so a new one in the engine shows up by itself.
+Names carry their unit (`ns_running`, `code_bytes`), and groups are dictionaries; nothing here knows a
+counter by name, so a new one in the engine shows up by itself.
 """
 
 from collections.abc import Iterator, Mapping

@@ -6,9 +6,10 @@ Datasheet: National Semiconductor, "PC16550D Universal Asynchronous Receiver/Tra
 On a PC the OUT2 pin enables the interrupt's way to the bus; it is inactive while the chip loops back.
 
 Time on the line is not modelled: a byte written to THR reaches the backend at once, so THRE and TEMT always
-read 1, and bytes waiting below the trigger level count as timed out.  `receive` takes only what fits, so
-the line never overruns (OE); looping back can.  Word length, parity and divisor are stored and not applied,
-a break that the guest sends is not seen by the backend, and DMA mode has no pins to show itself at.
+read 1, and bytes waiting below the trigger level count as timed out.  `receive` takes only what fits, so the
+line never overruns (OE); looping back can.  The other end honours the handshake: it sends nothing to a port
+that is not set up, or whose RTS is down while DTR is up.  Word length, parity and divisor are stored and not
+applied, a break that the guest sends is not seen by the backend, and DMA mode has no pins to show itself at.
 """
 
 from dataclasses import dataclass, field
@@ -84,6 +85,8 @@ class Ns16550:
         value = 0
         match offset:
             case Reg.LSR:
+                if not s.rx and self._listens():
+                    self.backend.room()  # a polled port says in no other way that it has been set up
                 value = self._line_status()
                 s.overrun = False
                 if s.rx_errors:
@@ -126,6 +129,8 @@ class Ns16550:
                 if value & ~s.ier & Ier.ETBEI:
                     s.thre_pending = True
                 s.ier = value & 0x0F
+                if self._listens():
+                    self.backend.room()
             case Reg.IIR_FCR:
                 self._control_fifo(value)
             case Reg.LCR:
@@ -142,7 +147,7 @@ class Ns16550:
 
     def receive(self, data: bytes) -> int:
         """Bytes arriving on the line.  Returns how many fitted; `room` tells when to offer the rest."""
-        if self.state.mcr & Mcr.LOOP:
+        if not self._listens():
             return 0
         taken = self._store(data)
         self._update_irq()
@@ -212,13 +217,24 @@ class Ns16550:
 
     def _control_modem(self, value: int) -> None:
         s = self.state
-        before, looped = self._modem_inputs(), s.mcr & Mcr.LOOP
+        before = self._modem_inputs()
         s.mcr = value
         self._note_modem_change(before)
-        if looped and not value & Mcr.LOOP:
+        if self._listens():
             self.backend.room()
 
     # --- derived, never stored ---
+
+    def _listens(self) -> bool:
+        """Whether the other end sends.
+
+        Linux holds RTS down until a program opens the port, and then empties the FIFO; what was typed
+        before, or comes from a pipe at once, waits for that.  Who takes interrupts listens in any case.
+        """
+        s = self.state
+        if s.mcr & Mcr.LOOP or not s.lcr & ~Lcr.DLAB:
+            return False
+        return s.mcr & (Mcr.DTR | Mcr.RTS) != Mcr.DTR or bool(s.ier & Ier.ERBFI)
 
     def _line_status(self) -> int:
         s = self.state
