@@ -89,7 +89,7 @@ def test_the_menu_resets(kernel):
     terminal = Terminal("--kernel", kernel(HELLO))
     terminal.wait_for(b"H")
     terminal.type(b"\x1dr")
-    terminal.wait_for(b"H.*Ctrl-\\](.|\\s)*H")
+    terminal.wait_for(rb"(?s)H.*Ctrl-\].*H")
     terminal.type(b"\x1dq")
     assert terminal.end() == 0
 
