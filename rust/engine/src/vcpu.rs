@@ -298,7 +298,7 @@ impl Vcpu {
     fn deliver_pending(&mut self) -> bool {
         if self.cpu.pending_db != 0 && self.cpu.shadow & shadow::MOV_SS == 0 {
             let bits = std::mem::take(&mut self.cpu.pending_db);
-            self.cpu.dr[6] |= bits;
+            self.record_debug(bits);
             self.deliver(Event::trap(vector::DB));
             return false;
         }

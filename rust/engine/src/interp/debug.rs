@@ -54,6 +54,11 @@ impl Vcpu {
         bits
     }
 
+    /// Tells DR6 the causes of a #DB.  The breakpoint bits are of this one alone, the others stay.
+    pub fn record_debug(&mut self, bits: u64) {
+        self.cpu.dr[6] = self.cpu.dr[6] & !0xF | bits;
+    }
+
     /// #DB if an instruction breakpoint of DR0 to DR3 covers RIP (and RF is clear).
     pub(super) fn check_instruction_breakpoint(&mut self) -> Result<(), Fault> {
         if self.cpu.rflags & flags::RF != 0 {
@@ -69,7 +74,7 @@ impl Vcpu {
         if bits == 0 {
             return Ok(());
         }
-        self.cpu.dr[6] |= bits;
+        self.record_debug(bits);
         Err(Fault::new(vector::DB))
     }
 
@@ -113,7 +118,7 @@ impl Vcpu {
     fn check_debug_access(&mut self) -> Result<(), Fault> {
         self.require_cpl0()?;
         if self.cpu.dr[7] & DR7_GD != 0 {
-            self.cpu.dr[6] |= DR6_BD;
+            self.record_debug(DR6_BD);
             return Err(Fault::new(vector::DB));
         }
         Ok(())

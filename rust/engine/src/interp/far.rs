@@ -2,9 +2,7 @@
 //!
 //! Shadow stacks (CET) don't exist here.
 
-use super::descriptor::{
-    Descriptor, null, null_segment, rpl, selector_fault, system_type, v86_segment,
-};
+use super::descriptor::{Descriptor, null, rpl, selector_fault, system_type, v86_segment};
 use super::frame::{Frame, Stack};
 use super::task::Cause;
 use crate::fault::{Fault, vector};
@@ -293,12 +291,15 @@ impl Vcpu {
     }
 
     /// After a return to an outer level: data segments that it couldn't have loaded become null.
+    /// Their bases stay, which 64-bit code sees of FS and GS.
     fn drop_privileged_segments(&mut self) {
         for index in [seg::ES, seg::FS, seg::GS, seg::DS] {
-            let s = self.cpu.seg[index];
+            let cpl = self.cpu.cpl;
+            let s = &mut self.cpu.seg[index];
             let conforming = s.is(attr::CODE | attr::CONFORMING);
-            if s.usable() && !conforming && s.dpl() < self.cpu.cpl {
-                self.cpu.seg[index] = null_segment(0, s.limit);
+            if s.usable() && !conforming && s.dpl() < cpl {
+                s.selector = 0;
+                s.attributes |= attr::UNUSABLE;
             }
         }
     }

@@ -62,8 +62,9 @@ impl Vcpu {
         self.single_step = self.cpu.rflags & flags::TF != 0;
         let shadow_before = std::mem::take(&mut self.cpu.shadow);
         let pending_before = self.cpu.pending_db;
-        // MOV SS holds instruction breakpoints off the instruction after it, too.
-        let watched = self.breakpoints_enabled() && shadow_before & shadow::MOV_SS == 0;
+        // MOV SS holds instruction breakpoints off the instruction after it, but not on AMD.
+        let watched =
+            self.breakpoints_enabled() && (shadow_before & shadow::MOV_SS == 0 || self.is_amd());
         let breakpoint = if watched {
             self.check_instruction_breakpoint()
         } else {

@@ -48,6 +48,9 @@ mod register {
     pub const GS_BASE: u32 = 0xC000_0101;
     pub const KERNEL_GS_BASE: u32 = 0xC000_0102;
     pub const TSC_AUX: u32 = 0xC000_0103;
+    /// AMD's PERF_CTL0 to PERF_CTR3.
+    pub const AMD_PERFORMANCE: u32 = 0xC001_0000;
+    pub const AMD_PERFORMANCE_END: u32 = 0xC001_0007;
 }
 
 /// The fixed-range MTRRs, in the order of `Msrs::mtrr_fixed`.
@@ -118,6 +121,8 @@ impl Vcpu {
             register::GS_BASE => self.cpu.seg[seg::GS].base,
             register::KERNEL_GS_BASE => m.kernel_gs_base,
             register::TSC_AUX if self.has_tsc_aux() => m.tsc_aux,
+            // Every AMD processor has them: they are there, and never count.
+            register::AMD_PERFORMANCE..=register::AMD_PERFORMANCE_END if self.is_amd() => 0,
             register::TSC_DEADLINE | register::X2APIC..=register::X2APIC_END => {
                 return self.read_apic_msr(number);
             }
@@ -152,6 +157,7 @@ impl Vcpu {
             }
             register::PRED_CMD if self.has_pred_cmd() => must(value & !1 == 0)?,
             register::FLUSH_CMD if self.cpuid(7, 0).edx >> 28 & 1 != 0 => must(value & !1 == 0)?,
+            register::AMD_PERFORMANCE..=register::AMD_PERFORMANCE_END if self.is_amd() => {}
             // Microcode updates are taken as done.
             register::BIOS_UPDT_TRIG | register::BIOS_SIGN_ID => {}
             register::DEBUGCTL => must(value & !DEBUGCTL_IGNORED == 0)?,

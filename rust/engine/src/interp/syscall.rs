@@ -1,7 +1,8 @@
 //! Fast system calls: SYSCALL, SYSRET, SYSENTER and SYSEXIT (SDM vol. 2; AMD APM vol. 3).
 //!
 //! The vendors differ: AMD has SYSCALL and SYSRET outside of 64-bit mode too, and no SYSENTER and
-//! SYSEXIT in long mode; Intel checks SYSRET's target before it lowers the privilege.
+//! SYSEXIT in long mode; Intel checks SYSRET's target before it lowers the privilege.  With both, the
+//! single-step trap after SYSCALL and SYSRET goes by the TF they leave.
 
 use super::descriptor::flat_segment;
 use crate::fault::Fault;
@@ -64,7 +65,6 @@ fn syscall(v: &mut Vcpu) -> Result<(), Fault> {
     };
     v.cpu.seg[seg::SS] = flat_segment(selector.wrapping_add(8), attr::DB, 0);
     v.enter_code(flat_segment(selector, code, 0), target, 0);
-    // A handler that FMASK spares from TF isn't stepped into.
     v.single_step = v.cpu.rflags & flags::TF != 0;
     Ok(())
 }
@@ -92,6 +92,7 @@ fn sysret(v: &mut Vcpu, wide: bool) -> Result<(), Fault> {
     let rip = if wide { rcx } else { rcx & 0xFFFF_FFFF };
     v.cpu.seg[seg::SS] = flat_segment(selector.wrapping_add(8) | 3, attr::DB, 3);
     v.enter_code(cs, rip, 3);
+    v.single_step = v.cpu.rflags & flags::TF != 0;
     v.ask_attention();
     Ok(())
 }
