@@ -16,5 +16,6 @@ pub mod memory;
 pub mod mmu;
 pub mod state;
 pub mod stats;
+pub mod timer;
 pub mod translate;
 pub mod vcpu;

@@ -131,7 +131,9 @@ impl TimerThread {
             let (plan, changed) = &*seen;
             let mut guard = locked(plan);
             while !guard.ended {
-                let left = guard.due.map(|t| t.saturating_duration_since(Instant::now()));
+                let left = guard
+                    .due
+                    .map(|t| t.saturating_duration_since(Instant::now()));
                 if left == Some(Duration::ZERO) {
                     guard.due = None;
                     shared.attend();

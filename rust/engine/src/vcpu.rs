@@ -8,7 +8,7 @@
 //! Invariants: 1. outside of a backend `cpu` is the whole truth at an instruction boundary.
 //! 2. whoever makes something visible to `attend` sets `attention` afterwards, never before.
 
-use crate::apic::{Apic, Message};
+use crate::apic::{Apic, Features, Message};
 use crate::cpuid::{Leaf, Model};
 use crate::exit::Exit;
 use crate::fault::vector;
@@ -20,6 +20,7 @@ use crate::memory::Memory;
 use crate::mmu::Mmu;
 use crate::state::{CpuState, shadow};
 use crate::stats::Stats;
+use crate::timer::{HostTimer, duration};
 use crate::translate::Jit;
 use crate::translate::env::Env;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -76,7 +77,7 @@ pub fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Shared {
-    fn new(env: Arc<Env>) -> Shared {
+    pub(crate) fn new(env: Arc<Env>) -> Shared {
         Shared {
             attention: env.attention(),
             _env: env,
@@ -93,7 +94,7 @@ impl Shared {
         }
     }
 
-    fn attention(&self) -> &AtomicU32 {
+    pub(crate) fn attention(&self) -> &AtomicU32 {
         // SAFETY: points into `_env`.
         unsafe { &*self.attention }
     }
@@ -151,6 +152,7 @@ pub struct Vcpu {
     pub stats: Stats,
     pub jit: Jit,
     pub shared: Arc<Shared>,
+    timer: HostTimer,
     pub backend: Backend,
     /// RIP after the instruction being interpreted, unless it changes it.
     pub next_rip: u64,
@@ -178,9 +180,10 @@ impl Vcpu {
             env,
             vm,
             mmu: Mmu::new(),
-            apic: Apic::new(index),
+            apic: Apic::new(index, Features::of(&model)),
             model,
             stats: Stats::default(),
+            timer: HostTimer::new(shared.clone()),
             shared,
             backend,
             next_rip: 0,
@@ -198,13 +201,18 @@ impl Vcpu {
         *self.cpu = CpuState::reset(self.model.signature());
         self.cpu.tsc_offset = offset;
         self.apic.reset();
+        self.cpu.halted = self.apic.state.wait_for_sipi;
         locked(&self.shared.messages).clear();
         self.flush_tlb_all();
     }
 
     /// What CPUID returns here and now.
     pub fn cpuid(&self, leaf: u32, subleaf: u32) -> Leaf {
-        self.model.cpuid(leaf, subleaf, self.cpu)
+        let mut value = self.model.cpuid(leaf, subleaf, self.cpu);
+        if leaf == 1 && !self.apic.enabled() {
+            value.edx &= !(1 << 9);
+        }
+        value
     }
 
     /// The guest's time-stamp counter.
@@ -215,7 +223,9 @@ impl Vcpu {
     /// Runs guest code until the machine must act.
     pub fn run(&mut self) -> Exit {
         let start = Instant::now();
+        self.timer.enter();
         let exit = self.run_until_exit();
+        self.timer.leave();
         self.stats.ns_running += start.elapsed().as_nanos() as u64;
         exit
     }
@@ -240,6 +250,8 @@ impl Vcpu {
                 self.stats.halts += 1;
                 return Exit::Halt;
             }
+            let now = self.now();
+            self.timer.arm(self.apic.timer_deadline(now), now.host_tsc);
             match self.backend {
                 Backend::Interp => self.interpret_until_attention(),
                 Backend::Translate => self.run_translated(),
@@ -281,15 +293,21 @@ impl Vcpu {
             self.mmu.map_generation = map;
             self.flush_tlb_all();
         }
-        if self.shared.nmi.swap(false, Ordering::AcqRel) {
-            self.cpu.nmi_pending = true;
+        if self.shared.nmi.swap(false, Ordering::AcqRel)
+            && let Some(signal) = self.apic.pulse_nmi()
+        {
+            self.signal(signal);
+        }
+        if let Some(signal) = self.apic.drive_intr(self.shared.intr()) {
+            self.signal(signal);
         }
         let messages = std::mem::take(&mut *locked(&self.shared.messages));
         for message in messages {
-            self.apic.accept(message);
+            if let Some(signal) = self.apic.accept(message) {
+                self.signal(signal);
+            }
         }
-        self.apic
-            .run_timer(host_tsc().wrapping_add(self.cpu.tsc_offset));
+        self.apic.run_timer(self.now());
     }
 
     /// Delivers the trap or interrupt of highest priority that may be at this boundary
@@ -302,7 +320,7 @@ impl Vcpu {
             self.deliver(Event::trap(vector::DB));
             return false;
         }
-        if self.cpu.shutdown {
+        if self.cpu.shutdown || self.apic.state.wait_for_sipi {
             return false;
         }
         if self.cpu.nmi_pending && !self.cpu.nmi_blocked && self.cpu.shadow & shadow::MOV_SS == 0 {
@@ -333,7 +351,12 @@ impl Vcpu {
 
     /// Whether an interrupt would be delivered were IF set.
     pub fn interrupt_pending(&self) -> bool {
-        self.apic.pending().is_some() || self.shared.intr() && self.apic.accepts_extint()
+        self.apic.pending().is_some() || self.extint()
+    }
+
+    /// Whether the 8259s ask for an interrupt acknowledge cycle.
+    fn extint(&self) -> bool {
+        self.apic.state.extint || self.shared.intr() && self.apic.accepts_extint()
     }
 
     fn ask_attention_if_pending(&self) {
@@ -344,7 +367,8 @@ impl Vcpu {
 
     /// The vector of the interrupt to deliver now, acknowledged at its source.
     fn take_interrupt(&mut self) -> Option<u8> {
-        if self.shared.intr() && self.apic.accepts_extint() {
+        if self.extint() {
+            self.apic.state.extint = false;
             let acknowledge = locked(&self.shared.acknowledge).clone();
             if let Some(acknowledge) = acknowledge {
                 return Some(acknowledge());
@@ -358,9 +382,9 @@ impl Vcpu {
         let start = Instant::now();
         loop {
             self.attend();
-            let wakes = self.cpu.nmi_pending
-                || self.interrupt_pending() && self.cpu.interrupts_enabled()
-                || !self.cpu.halted;
+            let interrupted =
+                self.cpu.nmi_pending || self.interrupt_pending() && self.cpu.interrupts_enabled();
+            let wakes = !self.cpu.halted || interrupted && !self.apic.state.wait_for_sipi;
             if wakes || self.shared.kicked.load(Ordering::Acquire) {
                 break;
             }
@@ -368,10 +392,9 @@ impl Vcpu {
             if self.shared.attention().swap(0, Ordering::AcqRel) != 0 {
                 continue;
             }
-            let left = self.apic.timer_deadline().map(|tsc| {
-                let ticks = tsc.saturating_sub(self.tsc());
-                Duration::from_nanos((ticks as u128 * 1_000_000_000 / tsc_hz() as u128) as u64)
-            });
+            let now = self.now();
+            let deadline = self.apic.timer_deadline(now);
+            let left = deadline.map(|at| duration(at.saturating_sub(now.host_tsc)));
             let wake = &self.shared.wake;
             let limit = left.unwrap_or(Duration::from_secs(3600));
             drop(

@@ -95,8 +95,7 @@ impl Vcpu {
                 )));
             }
         };
-        let model = Model::named(cpu)
-            .ok_or_else(|| PyValueError::new_err(format!("cpu: {cpu:?} is no CPU model")))?;
+        let model = Model::named(cpu).map_err(PyValueError::new_err)?;
         let mut vcpu = engine::vcpu::Vcpu::new(vm.get().engine.clone(), index, model, backend)
             .map_err(|error| PyMemoryError::new_err(format!("a virtual CPU: {error}")))?;
         vcpu.reset();

@@ -93,12 +93,14 @@ impl Vcpu {
         Ok(match number {
             register::TSC => self.tsc(),
             register::PLATFORM_ID if !self.is_amd() => 0,
-            register::APIC_BASE => self.apic_base(),
+            register::APIC_BASE => self.apic.base_msr(),
             register::TSC_ADJUST if self.has_tsc_adjust() => m.tsc_adjust,
             register::SPEC_CTRL if self.has_spec_ctrl() => m.spec_ctrl,
             register::BIOS_SIGN_ID => 0,
             register::MTRRCAP => MTRRCAP,
-            register::ARCH_CAPABILITIES if self.has_arch_capabilities() => 0,
+            register::ARCH_CAPABILITIES if self.has_arch_capabilities() => {
+                self.model.arch_capabilities()
+            }
             register::SYSENTER_CS => m.sysenter_cs,
             register::SYSENTER_ESP => m.sysenter_esp,
             register::SYSENTER_EIP => m.sysenter_eip,
@@ -124,7 +126,7 @@ impl Vcpu {
             // Every AMD processor has them: they are there, and never count.
             register::AMD_PERFORMANCE..=register::AMD_PERFORMANCE_END if self.is_amd() => 0,
             register::TSC_DEADLINE | register::X2APIC..=register::X2APIC_END => {
-                return self.read_apic_msr(number);
+                return self.apic_msr_read(number);
             }
             _ => return self.read_stored_msr(number),
         })
@@ -151,9 +153,9 @@ impl Vcpu {
                 self.write_tsc(self.tsc().wrapping_add(delta));
                 self.cpu.msr.tsc_adjust = value;
             }
-            register::APIC_BASE => return self.write_apic_base(value),
+            register::APIC_BASE => return self.set_apic_base(value),
             register::TSC_DEADLINE | register::X2APIC..=register::X2APIC_END => {
-                return self.write_apic_msr(number, value);
+                return self.apic_msr_write(number, value);
             }
             register::PRED_CMD if self.has_pred_cmd() => must(value & !1 == 0)?,
             register::FLUSH_CMD if self.cpuid(7, 0).edx >> 28 & 1 != 0 => must(value & !1 == 0)?,
@@ -304,21 +306,5 @@ impl Vcpu {
     /// RDTSCP or RDPID.
     fn has_tsc_aux(&self) -> bool {
         self.cpuid(0x8000_0001, 0).edx >> 27 & 1 != 0 || self.cpuid(7, 0).ecx >> 22 & 1 != 0
-    }
-
-    fn apic_base(&self) -> u64 {
-        self.apic.page().map_or(0, |page| page | 1 << 11) | 1 << 8
-    }
-
-    fn write_apic_base(&mut self, _value: u64) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    fn read_apic_msr(&mut self, _number: u32) -> Result<u64, Fault> {
-        Err(Fault::GP0)
-    }
-
-    fn write_apic_msr(&mut self, _number: u32, _value: u64) -> Result<(), Fault> {
-        Err(Fault::GP0)
     }
 }

@@ -146,7 +146,7 @@ pub fn pending_x87(v: &mut Vcpu) -> Result<Pending, Fault> {
 impl Vcpu {
     /// A leaf of the guest's CPUID; subleaf in bits 63:32.
     fn model_cpuid(&self, leaf: u64) -> Leaf {
-        crate::host::cpuid(leaf as u32, (leaf >> 32) as u32)
+        self.model.leaf(leaf as u32, (leaf >> 32) as u32)
     }
 }
 
