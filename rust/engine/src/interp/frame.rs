@@ -120,6 +120,7 @@ impl Vcpu {
         for _ in values {
             probe.advance((size as u64).wrapping_neg());
             let linear = probe.linear(size)?;
+            self.check_frame_alignment(stack, linear, size)?;
             self.probe_linear(linear, size, Access::write(stack.user))?;
         }
         for value in values {
@@ -133,9 +134,19 @@ impl Vcpu {
     /// Pops a value of `size` bytes.
     pub(super) fn pop_frame(&mut self, stack: &mut Stack, size: usize) -> Result<u64, Fault> {
         let linear = stack.linear(size)?;
+        self.check_frame_alignment(stack, linear, size)?;
         let value = self.read_linear(linear, size, stack.user)?;
         stack.advance(size as u64);
         Ok(value)
+    }
+
+    /// #AC is for accesses with user privilege: not for the frames of inner levels.
+    fn check_frame_alignment(&self, stack: &Stack, linear: u64, size: usize) -> Result<(), Fault> {
+        if stack.user {
+            self.check_alignment(linear, size)
+        } else {
+            Ok(())
+        }
     }
 
     /// Makes `stack` the current one.

@@ -77,7 +77,7 @@ impl Vcpu {
 
     /// #AC for misaligned user accesses where CR0.AM and EFLAGS.AC ask for it.
     #[inline]
-    fn check_alignment(&self, linear: u64, size: usize) -> Result<(), Fault> {
+    pub(crate) fn check_alignment(&self, linear: u64, size: usize) -> Result<(), Fault> {
         use crate::state::{cr0, flags};
         let asked = self.cpu.rflags & flags::AC != 0 && self.cpu.cr0 & cr0::AM != 0;
         if asked && self.user() && linear & (size as u64 - 1) & 7 != 0 {
