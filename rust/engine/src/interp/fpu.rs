@@ -19,7 +19,7 @@ mod x87env;
 mod xsave;
 
 pub use native::NativeUnit;
-pub use xsave::{component_place, in_use};
+pub use xsave::in_use;
 
 use crate::fault::Fault;
 use crate::vcpu::Vcpu;

@@ -1,18 +1,18 @@
 //! Saving and restoring the state as such: FXSAVE, the XSAVE family (SDM vol. 1, chapter 13),
 //! MXCSR, VZEROUPPER and VZEROALL.
 //!
-//! The guest sees its own standard format, the same on every host; its components are copied from
-//! and to `CpuState::fpu`, whose layout is the host's.  A component is in use when it isn't in
+//! The guest's standard format has the host's layout, as CPUID.0Dh tells it, and is that of
+//! `CpuState::fpu`.  A component is in use when it isn't in
 //! its initial configuration.  XSAVES and XRSTORS aren't offered.
 
 use super::checks::{self, Unit};
 use super::image::{Pointers, ZMM_BYTES};
 use crate::fault::Fault;
-use crate::fpustate::{FCW_DEFAULT, MXCSR_DEFAULT, MXCSR_MASK, legacy};
+use crate::fpustate::{FCW_DEFAULT, MXCSR_DEFAULT, MXCSR_MASK, layout, legacy};
 use crate::host::component;
 use crate::mmu::segment::violation;
 use crate::mmu::walk::Access;
-use crate::state::{XsaveArea, cr0, cr4, gpr};
+use crate::state::{XSAVE_BYTES, XsaveArea, cr0, cr4, gpr};
 use crate::vcpu::Vcpu;
 use iced_x86::{EncodingKind, Instruction};
 
@@ -20,23 +20,18 @@ use iced_x86::{EncodingKind, Instruction};
 const FXSAVE_BYTES: usize = 512;
 const HEADER_BYTES: usize = 64;
 const EXTENDED: usize = FXSAVE_BYTES + HEADER_BYTES;
-/// The guest's standard format with all components.
-const AREA_BYTES: usize = 2688;
 /// XCOMP_BV bit 63: compacted format.
 const COMPACTED: u64 = 1 << 63;
 
 /// The components behind the header: (index, offset in the standard format, bytes).
-const PLACES: [(u32, usize, usize); 4] = [
-    (2, 576, 256),
-    (5, 1088, 64),
-    (6, 1152, 512),
-    (7, 1664, 1024),
-];
-
-/// Offset and size in bytes of component `index` in the guest's standard format (CPUID.0Dh).
-pub fn component_place(index: u32) -> Option<(usize, usize)> {
-    let place = PLACES.iter().find(|p| p.0 == index)?;
-    Some((place.1, place.2))
+fn places() -> [(u32, usize, usize); 4] {
+    let l = layout();
+    [
+        (2, l.avx, 256),
+        (5, l.opmask, 64),
+        (6, l.zmm_hi256, 512),
+        (7, l.hi16_zmm, 1024),
+    ]
 }
 
 /// Which of the saving instructions.
@@ -267,7 +262,7 @@ fn requested(v: &Vcpu, insn: &Instruction) -> Result<u64, Fault> {
 /// The end of the standard format with the components `bits`.
 fn standard_end(bits: u64) -> usize {
     let end = |p: &(u32, usize, usize)| if bits >> p.0 & 1 != 0 { p.1 + p.2 } else { 0 };
-    PLACES.iter().map(end).max().unwrap_or(0).max(EXTENDED)
+    places().iter().map(end).max().unwrap_or(0).max(EXTENDED)
 }
 
 /// Calls `each` with (index, offset, bytes) of the extended components in `bits`, in the standard
@@ -278,7 +273,7 @@ fn extended_places(
     mut each: impl FnMut(u32, usize, usize),
 ) -> usize {
     let mut next = EXTENDED;
-    for (index, offset, bytes) in PLACES {
+    for (index, offset, bytes) in places() {
         let at = match compacted {
             None => offset,
             Some(present) if present >> index & 1 != 0 => {
@@ -335,14 +330,14 @@ pub fn xsave(v: &mut Vcpu, insn: &Instruction, form: Form) -> Result<(), Fault> 
 
 /// An area being saved: what isn't in `pieces` (offset, bytes) stays as it is in memory.
 struct Area {
-    bytes: [u8; AREA_BYTES],
+    bytes: [u8; XSAVE_BYTES],
     pieces: Vec<(usize, usize)>,
 }
 
 impl Area {
     fn new() -> Area {
         Area {
-            bytes: [0; AREA_BYTES],
+            bytes: [0; XSAVE_BYTES],
             pieces: Vec::new(),
         }
     }
@@ -390,7 +385,7 @@ pub fn xrstor(v: &mut Vcpu, insn: &Instruction) -> Result<(), Fault> {
     let rfbm = requested(v, insn)?;
     let linear = area_address(v, insn, EXTENDED, 64, false)?;
     let user = v.user();
-    let mut area = [0; AREA_BYTES];
+    let mut area = [0; XSAVE_BYTES];
     v.read_linear_bytes(linear, &mut area[..EXTENDED], user)?;
     let (present, compacted) = check_header(v, &area[FXSAVE_BYTES..EXTENDED])?;
     let restored = rfbm & present;
@@ -412,9 +407,9 @@ pub fn xrstor(v: &mut Vcpu, insn: &Instruction) -> Result<(), Fault> {
             copy_in(image, index, code64, &area[at..at + bytes]);
         }
     });
-    for (index, _, bytes) in PLACES {
+    for (index, _, bytes) in places() {
         if rfbm & !restored & 1 << index != 0 {
-            copy_in(image, index, code64, &[0; AREA_BYTES][..bytes]);
+            copy_in(image, index, code64, &[0; XSAVE_BYTES][..bytes]);
         }
     }
     Ok(())
@@ -449,7 +444,7 @@ fn check_header(v: &Vcpu, header: &[u8]) -> Result<(u64, Option<u64>), Fault> {
 
 /// The MXCSR that XRSTOR loads, if any.
 fn restored_mxcsr(
-    area: &[u8; AREA_BYTES],
+    area: &[u8; XSAVE_BYTES],
     rfbm: u64,
     present: u64,
     compacted: bool,
