@@ -6,8 +6,7 @@
 //! (FXSAVE, XSAVE …).  `checks` has the faults that come before any of it.
 //!
 //! Not modelled: FIP, FDP and FOP follow every x87 instruction that isn't a control instruction,
-//! as before FDP_EXCPTN_ONLY.  Flags of an unmasked #XM: PE beside OE or UE is as in the masked
-//! response.
+//! as before FDP_EXCPTN_ONLY.
 
 mod checks;
 mod gather;
@@ -19,6 +18,7 @@ mod x87env;
 mod xsave;
 
 pub use native::NativeUnit;
+pub use stub::leave_stub;
 pub use xsave::in_use;
 
 use crate::fault::Fault;

@@ -1,63 +1,78 @@
 //! Host signals that translated code raises: #DE, misaligned SSE operands, SIMD and x87 exceptions.
 //!
 //! The handler leaves translated code with `exit::FAULT`; the interpreter then executes the
-//! instruction and raises what the guest must see.  Signals from anywhere else go to the handler
+//! instruction and raises what the guest must see.  That one runs instructions in stubs, which it
+//! leaves with the signal's number.  Signals from anywhere else go to the handler
 //! that was there before.
 
 use super::env::Area;
+use crate::interp::fpu::leave_stub;
 use std::ops::Range;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const SIGNALS: [i32; 4] = [libc::SIGFPE, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL];
 
-/// Code caches at most in one process.
-const MAX_CACHES: usize = 256;
+/// Ranges of generated code of one kind at most in one process.
+const MAX_RANGES: usize = 256;
 
 struct Registered {
     start: AtomicU64,
     end: AtomicU64,
 }
 
-static CACHES: [Registered; MAX_CACHES] = [const {
-    Registered {
-        start: AtomicU64::new(0),
-        end: AtomicU64::new(0),
+/// Where generated code of one kind lies; a signal handler may look.
+pub struct Ranges([Registered; MAX_RANGES]);
+
+/// Translated code.
+pub static CACHES: Ranges = Ranges::new();
+/// The interpreter's stubs (`interp::fpu`).
+pub static STUBS: Ranges = Ranges::new();
+
+impl Ranges {
+    const fn new() -> Ranges {
+        Ranges(
+            [const {
+                Registered {
+                    start: AtomicU64::new(0),
+                    end: AtomicU64::new(0),
+                }
+            }; MAX_RANGES],
+        )
     }
-}; MAX_CACHES];
+
+    pub fn add(&self, range: Range<u64>) {
+        for slot in &self.0 {
+            let free =
+                slot.start
+                    .compare_exchange(0, range.start, Ordering::AcqRel, Ordering::Relaxed);
+            if free.is_ok() {
+                slot.end.store(range.end, Ordering::Release);
+                return;
+            }
+        }
+    }
+
+    pub fn remove(&self, range: Range<u64>) {
+        for slot in &self.0 {
+            if slot.start.load(Ordering::Acquire) == range.start {
+                slot.end.store(0, Ordering::Release);
+                slot.start.store(0, Ordering::Release);
+            }
+        }
+    }
+
+    fn contain(&self, rip: u64) -> bool {
+        self.0.iter().any(|slot| {
+            let start = slot.start.load(Ordering::Acquire);
+            start != 0 && start <= rip && rip < slot.end.load(Ordering::Acquire)
+        })
+    }
+}
 
 /// Handlers that were installed before ours, by position in `SIGNALS`.
 static mut PREVIOUS: [std::mem::MaybeUninit<libc::sigaction>; 4] =
     [const { std::mem::MaybeUninit::zeroed() }; 4];
-
-/// Faults in this range are translated code's.
-pub fn register(range: Range<u64>) {
-    for slot in &CACHES {
-        let free = slot
-            .start
-            .compare_exchange(0, range.start, Ordering::AcqRel, Ordering::Relaxed);
-        if free.is_ok() {
-            slot.end.store(range.end, Ordering::Release);
-            return;
-        }
-    }
-}
-
-pub fn unregister(range: Range<u64>) {
-    for slot in &CACHES {
-        if slot.start.load(Ordering::Acquire) == range.start {
-            slot.end.store(0, Ordering::Release);
-            slot.start.store(0, Ordering::Release);
-        }
-    }
-}
-
-fn translated(rip: u64) -> bool {
-    CACHES.iter().any(|slot| {
-        let start = slot.start.load(Ordering::Acquire);
-        start != 0 && start <= rip && rip < slot.end.load(Ordering::Acquire)
-    })
-}
 
 /// Installs the handlers, once for the process.
 pub fn install() {
@@ -79,11 +94,17 @@ pub fn install() {
 }
 
 extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    // SAFETY: the kernel passes a valid ucontext; while RIP is in translated code RSP is the Area.
+    // SAFETY: the kernel passes a valid ucontext; while RIP is in translated code RSP is the Area,
+    // while it is in a stub RSP is the stub's frame.
     unsafe {
         let registers = &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs;
         let rip = registers[libc::REG_RIP as usize] as u64;
-        if translated(rip) {
+        if STUBS.contain(rip) {
+            let frame = registers[libc::REG_RSP as usize] as *const u8;
+            registers[libc::REG_RIP as usize] = leave_stub(frame, signal) as i64;
+            return;
+        }
+        if CACHES.contain(rip) {
             let area = registers[libc::REG_RSP as usize] as *mut Area;
             (*area).exit_site = rip;
             registers[libc::REG_RIP as usize] = (*area).fault_thunk as i64;

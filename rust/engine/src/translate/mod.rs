@@ -20,7 +20,7 @@ mod block;
 mod cache;
 pub mod emit;
 pub mod env;
-mod fault;
+pub(crate) mod fault;
 mod link;
 mod mode;
 pub mod reencode;
@@ -61,7 +61,7 @@ impl Jit {
         let mut asm = Asm::new(MAX_CODE);
         let thunks = runtime::emit_thunks(&mut cache, &mut asm).map_err(std::io::Error::other)?;
         runtime::init_area(env, &thunks);
-        fault::register(cache.range());
+        fault::CACHES.add(cache.range());
         Ok(Jit {
             cache,
             asm,
@@ -79,7 +79,7 @@ impl Jit {
 
 impl Drop for Jit {
     fn drop(&mut self) {
-        fault::unregister(self.cache.range());
+        fault::CACHES.remove(self.cache.range());
     }
 }
 

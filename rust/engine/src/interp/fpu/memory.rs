@@ -45,6 +45,8 @@ pub struct Operand {
     /// The linear address must be a multiple of this; 1: any.
     alignment: u64,
     select: Select,
+    /// All of it must be writable, whatever is written.
+    checked_whole: bool,
 }
 
 impl Operand {
@@ -67,6 +69,7 @@ impl Operand {
             write: matches!(access, Write | CondWrite | ReadWrite | ReadCondWrite),
             alignment: alignment(insn, size),
             select,
+            checked_whole: is_extraction(insn.mnemonic()),
         }))
     }
 
@@ -120,7 +123,9 @@ impl Operand {
     ) -> Result<(), Fault> {
         self.check_alignment(v, place)?;
         let accessed = self.accessed(v);
-        if self.write {
+        if self.write && self.checked_whole {
+            probe(v, place, 0, self.size)?;
+        } else if self.write {
             self.runs(accessed, |at, n| probe(v, place, at, n))?;
         }
         if self.read {
@@ -285,6 +290,22 @@ fn is_packing(m: Mnemonic) -> bool {
     )
 }
 
+/// Stores of exception class E6NF.
+fn is_extraction(m: Mnemonic) -> bool {
+    use Mnemonic::*;
+    matches!(
+        m,
+        Vextractf32x4
+            | Vextractf32x8
+            | Vextractf64x2
+            | Vextractf64x4
+            | Vextracti32x4
+            | Vextracti32x8
+            | Vextracti64x2
+            | Vextracti64x4
+    )
+}
+
 /// Instructions that read all of their operand whatever the mask: exception class E4NF and its
 /// like (SDM vol. 2, 2.8.5), whose elements don't correspond to mask bits.
 #[rustfmt::skip]
@@ -297,7 +318,7 @@ fn reads_all(insn: &Instruction) -> bool {
     );
     counts && insn.op2_kind() == OpKind::Memory || matches!(
         m,
-        Valignd | Valignq | Vdbpsadbw | Vgf2p8affineinvqb | Vgf2p8affineqb
+        Valignd | Valignq | Vdbpsadbw | Vcvtne2ps2bf16 | Vgf2p8affineinvqb | Vgf2p8affineqb
             | Vinsertf32x4 | Vinsertf32x8 | Vinsertf64x2 | Vinsertf64x4
             | Vinserti32x4 | Vinserti32x8 | Vinserti64x2 | Vinserti64x4
             | Vpackssdw | Vpacksswb | Vpackusdw | Vpackuswb | Vpalignr
@@ -306,7 +327,7 @@ fn reads_all(insn: &Instruction) -> bool {
             | Vpermt2b | Vpermt2d | Vpermt2pd | Vpermt2ps | Vpermt2q | Vpermt2w
             | Vpermilpd | Vpermilps | Vpermpd | Vpermps
             | Vpmaddubsw | Vpmaddwd | Vpmultishiftqb
-            | Vpshufb | Vpshufbitqmb | Vpshufd | Vpshufhw | Vpshuflw
+            | Vpshufb | Vpshufd | Vpshufhw | Vpshuflw
             | Vpunpckhbw | Vpunpckhdq | Vpunpckhqdq | Vpunpckhwd
             | Vpunpcklbw | Vpunpckldq | Vpunpcklqdq | Vpunpcklwd
             | Vshuff32x4 | Vshuff64x2 | Vshufi32x4 | Vshufi64x2 | Vshufpd | Vshufps
@@ -315,7 +336,8 @@ fn reads_all(insn: &Instruction) -> bool {
     )
 }
 
-/// Legacy SSE demands 16-byte operands aligned, but for the instructions made for unaligned ones;
+/// Legacy SSE demands 16-byte operands aligned, but for the instructions made for unaligned ones and
+/// SHA's (as AMD has it; Intel demands alignment of these too);
 /// VEX and EVEX demand it of the instructions made for aligned ones only (SDM vol. 1, 14.9).
 fn alignment(insn: &Instruction, size: usize) -> u64 {
     use Mnemonic::*;
@@ -334,6 +356,13 @@ fn alignment(insn: &Instruction, size: usize) -> u64 {
                         | Pcmpistrm
                         | Pcmpestri64
                         | Pcmpestrm64
+                        | Sha1msg1
+                        | Sha1msg2
+                        | Sha1nexte
+                        | Sha1rnds4
+                        | Sha256msg1
+                        | Sha256msg2
+                        | Sha256rnds2
                 )
         }
         _ => matches!(

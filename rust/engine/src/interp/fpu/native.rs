@@ -4,10 +4,9 @@
 //! pointer as a register operand another register.  What comes out is a `Plan`, kept by the
 //! instruction's value, so that loops encode once.
 //!
-//! SIMD floating-point exceptions never happen on the host: when the guest has unmasked some, the
-//! instruction runs with all of them masked and into a second image, which is thrown away if
-//! it raised an unmasked one.  x87 exceptions can stay unmasked, for the host would report them
-//! only at the next x87 instruction, and the stub has but one.
+//! Exceptions are the host's own.  An unmasked SIMD exception ends the stub with SIGFPE.  An
+//! unmasked x87 exception the host would report only at the next x87 instruction, and the stub has
+//! but one.
 
 use super::checks::{self, Pending, Unit};
 use super::image::{Pointers, fsw};
@@ -16,25 +15,11 @@ use super::stub::{Context, Stub, StubMemory};
 use crate::fault::{Fault, vector};
 use crate::fpustate::{self, legacy};
 use crate::interp::operand::Place;
-use crate::state::{XSAVE_BYTES, XsaveArea, cr4, flags, gpr, seg};
+use crate::state::{cr4, flags, gpr, seg};
 use crate::vcpu::Vcpu;
 use iced_x86::{Encoder, Instruction, Mnemonic, OpKind, Register};
 use std::collections::HashMap;
 use std::io;
-
-/// MXCSR bits (SDM vol. 1, figure 10-3).
-mod mxcsr {
-    /// IE DE ZE OE UE PE.
-    pub const FLAGS: u32 = 0x3F;
-    pub const MASKS: u32 = 0x3F << MASKS_SHIFT;
-    pub const MASKS_SHIFT: u32 = 7;
-    /// IE DE ZE, found before computing.
-    pub const BEFORE_COMPUTING: u32 = 0x07;
-    pub const UE: u32 = 1 << 4;
-    pub const PE: u32 = 1 << 5;
-    pub const UM: u32 = UE << MASKS_SHIFT;
-    pub const FTZ: u32 = 1 << 15;
-}
 
 /// How to execute an instruction.
 #[derive(Clone, Copy, Debug)]
@@ -52,8 +37,6 @@ struct Plan {
 pub struct NativeUnit {
     stubs: StubMemory,
     plans: HashMap<Instruction, Plan>,
-    /// Where instructions run to that may have to be undone.
-    second: Box<XsaveArea>,
 }
 
 impl NativeUnit {
@@ -61,7 +44,6 @@ impl NativeUnit {
         Ok(NativeUnit {
             stubs: StubMemory::new()?,
             plans: HashMap::new(),
-            second: Box::new(XsaveArea([0; XSAVE_BYTES])),
         })
     }
 
@@ -101,7 +83,7 @@ pub fn execute(v: &mut Vcpu, insn: &Instruction) -> Result<(), Fault> {
         context.gpr[n] = v.cpu.gpr[gpr::RSP];
     }
     match plan.unit {
-        Unit::X87 | Unit::Mmx => run_x87(v, &plan, place, &mut context, pending),
+        Unit::X87 | Unit::Mmx => run_x87(v, &plan, place, &mut context, pending)?,
         _ => run_simd(v, &plan, &mut context)?,
     }
     let x87_fault = v.cpu.fpu.unmasked_exceptions() & !fsw::PE;
@@ -130,7 +112,13 @@ fn commit(v: &mut Vcpu, plan: &Plan, context: &Context) {
 }
 
 /// Runs an x87 or MMX instruction and records where it was.
-fn run_x87(v: &mut Vcpu, plan: &Plan, place: Place, context: &mut Context, pending: Pending) {
+fn run_x87(
+    v: &mut Vcpu,
+    plan: &Plan,
+    place: Place,
+    context: &mut Context,
+    pending: Pending,
+) -> Result<(), Fault> {
     let mut pointers = v.cpu.fpu.pointers();
     if plan.unit == Unit::X87 && !plan.control {
         record(v, plan, place, &mut pointers);
@@ -145,13 +133,17 @@ fn run_x87(v: &mut Vcpu, plan: &Plan, place: Place, context: &mut Context, pendi
     let area = &raw mut v.cpu.fpu;
     // SAFETY: the image is prepared; the instruction's operand is the context's buffer, and
     // pending x87 exceptions are absent or hidden.
-    unsafe { context.run(plan.stub, area, area) };
+    let signal = unsafe { context.run(plan.stub, area) };
     v.cpu.fpu.set_pointers(pointers);
     if pending == Pending::Ignored {
         let (fcw, now) = (v.cpu.fpu.fcw(), v.cpu.fpu.fsw());
         let status = now | status & fsw::EXCEPTIONS;
         v.cpu.fpu.set_control_and_status(fcw, status);
     }
+    if signal.is_some() {
+        return Err(Fault::UD);
+    }
+    Ok(())
 }
 
 /// FIP, FDP and FOP for the instruction being executed (SDM vol. 1, 8.1.8).
@@ -178,56 +170,15 @@ fn opcode11(bytes: &[u8]) -> u16 {
 fn run_simd(v: &mut Vcpu, plan: &Plan, context: &mut Context) -> Result<(), Fault> {
     fpustate::prepare(&mut v.cpu.fpu);
     let pointers = v.cpu.fpu.pointers();
-    let guest = v.cpu.fpu.mxcsr();
-    if guest & mxcsr::MASKS == mxcsr::MASKS {
-        let area = &raw mut v.cpu.fpu;
-        // SAFETY: the image is prepared, SIMD exceptions are masked; the operand is a buffer.
-        unsafe { context.run(plan.stub, area, area) };
-        v.cpu.fpu.set_pointers(pointers);
-        return Ok(());
+    let area = &raw mut v.cpu.fpu;
+    // SAFETY: the image is prepared; the operand is the context's buffer.
+    let signal = unsafe { context.run(plan.stub, area) };
+    v.cpu.fpu.set_pointers(pointers);
+    match signal {
+        None => Ok(()),
+        Some(libc::SIGFPE) if v.cpu.cr4 & cr4::OSXMMEXCPT != 0 => Err(Fault::new(vector::XM)),
+        Some(_) => Err(Fault::UD),
     }
-    // Unmasked underflow is raised by any tiny result, masked only by an inexact one.  Flushing
-    // to zero raises it for any, and changes nothing else.
-    let flush = if guest & mxcsr::UM == 0 {
-        mxcsr::FTZ
-    } else {
-        0
-    };
-    let (input, operand) = (context.gpr, context.operand);
-    let raised = run_aside(v, plan, context, guest | flush);
-    let unmasked = raised & !(guest >> mxcsr::MASKS_SHIFT);
-    if unmasked == 0 {
-        v.cpu.fpu.0.copy_from_slice(&v.native.second.0);
-        v.cpu.fpu.set_pointers(pointers);
-        v.cpu.fpu.set_mxcsr(guest | raised);
-        return Ok(());
-    }
-    let reported = if unmasked & mxcsr::BEFORE_COMPUTING != 0 {
-        raised & mxcsr::BEFORE_COMPUTING
-    } else if flush != 0 {
-        // Flushing raises PE as well: whether the result is inexact shows without it.
-        (context.gpr, context.operand) = (input, operand);
-        raised & !mxcsr::PE | run_aside(v, plan, context, guest & !mxcsr::FTZ) & mxcsr::PE
-    } else {
-        raised
-    };
-    v.cpu.fpu.set_mxcsr(guest | reported);
-    if v.cpu.cr4 & cr4::OSXMMEXCPT != 0 {
-        Err(Fault::new(vector::XM))
-    } else {
-        Err(Fault::UD)
-    }
-}
-
-/// Runs a SIMD instruction with all exceptions masked into the second image; the flags it raised.
-fn run_aside(v: &mut Vcpu, plan: &Plan, context: &mut Context, control: u32) -> u32 {
-    let guest = v.cpu.fpu.mxcsr();
-    let control = (control | mxcsr::MASKS) & !mxcsr::FLAGS;
-    v.cpu.fpu.set_mxcsr(control);
-    // SAFETY: as in `run_simd`.
-    unsafe { context.run(plan.stub, &v.cpu.fpu, &mut *v.native.second) };
-    v.cpu.fpu.set_mxcsr(guest);
-    v.native.second.mxcsr() & mxcsr::FLAGS
 }
 
 /// The plan for `insn`, made if there is none yet.

@@ -5,19 +5,25 @@
 //! the host's stack, loads the guest's FPU state, flags and general registers, jumps to the stub,
 //! and stores everything again.  RSP stays the host's, so signals find a stack.
 //!
+//! A fault of the host's in a stub, which is a SIMD exception that the guest has unmasked, ends the
+//! stub: the signal's handler (`translate::fault`) resumes at the frame's resume address.
+//!
 //! Invariant: stub memory is mapped twice, writable at one address and executable at another.
 
 use crate::host;
 use crate::state::XsaveArea;
+use crate::translate::fault::{self, STUBS};
 use std::arch::{naked_asm, x86_64::__cpuid};
 use std::io;
 use std::mem::offset_of;
+use std::ops::Range;
 use std::ptr::NonNull;
 
 /// Memory operands are at most this long, in bytes.
 pub const OPERAND_BYTES: usize = 64;
 
-/// Offset from the stub's RSP of the address where it goes on.
+/// Offsets from the stub's RSP: the context, and the address where it goes on.
+const CONTEXT: usize = OPERAND_BYTES;
 const RESUME: usize = OPERAND_BYTES + 8;
 
 /// What a stub starts with and leaves behind.
@@ -26,16 +32,17 @@ pub struct Context {
     pub operand: [u8; OPERAND_BYTES],
     pub gpr: [u64; 16],
     pub rflags: u64,
-    load: *const XsaveArea,
-    store: *mut XsaveArea,
+    area: *mut XsaveArea,
     host: *const XsaveArea,
     /// XCR0's bits to load and store; 0: by FXRSTOR and FXSAVE.
     components: u64,
     stub: *const u8,
+    /// The signal that the host raised in the stub, 0 for none.
+    signal: i32,
 }
 
 const _: () = assert!(offset_of!(Context, gpr) == 64 && offset_of!(Context, rflags) == 192);
-const _: () = assert!(offset_of!(Context, load) == 200 && offset_of!(Context, stub) == 232);
+const _: () = assert!(offset_of!(Context, area) == 200 && offset_of!(Context, stub) == 224);
 
 impl Context {
     pub fn new(rflags: u64) -> Context {
@@ -43,25 +50,26 @@ impl Context {
             operand: [0; OPERAND_BYTES],
             gpr: [0; 16],
             rflags,
-            load: std::ptr::null(),
-            store: std::ptr::null_mut(),
+            area: std::ptr::null_mut(),
             host: &crate::fpustate::HOST_DEFAULT,
             components: if host::has_xsave() { host::xcr0() } else { 0 },
             stub: std::ptr::null(),
+            signal: 0,
         }
     }
 
-    /// Runs a stub on the FPU state in `load`; what comes of that goes to `store`.
+    /// Runs a stub on an FPU state.  If the host raised a signal, its number: the instruction has
+    /// changed nothing then but MXCSR's flags.
     ///
     /// # Safety
-    /// `stub` came from `StubMemory::add`; `load` is an image that `fpustate::prepare` made
-    /// acceptable and `store` is writable; the instruction can't fault with them.
-    pub unsafe fn run(&mut self, stub: Stub, load: *const XsaveArea, store: *mut XsaveArea) {
-        self.load = load;
-        self.store = store;
+    /// `stub` came from `StubMemory::add` and accesses no memory but its operand; `area` is an
+    /// image that `fpustate::prepare` made acceptable.
+    pub unsafe fn run(&mut self, stub: Stub, area: *mut XsaveArea) -> Option<i32> {
+        self.area = area;
         self.stub = stub.0.as_ptr();
         // SAFETY: the caller's promise.
-        unsafe { enter(self) }
+        unsafe { enter(self) };
+        (self.signal != 0).then_some(self.signal)
     }
 }
 
@@ -90,11 +98,11 @@ unsafe extern "sysv64" fn enter(context: *mut Context) {
         "lea rax, [rip + 5f]",
         "mov [rsp + 64], rdi",
         "mov [rsp + 72], rax",
-        "mov rax, [rdi + 232]",
+        "mov rax, [rdi + 224]",
         "mov [rsp + 80], rax",
         // The guest's FPU state.
-        "mov eax, [rdi + 224]",
-        "mov edx, [rdi + 228]",
+        "mov eax, [rdi + 216]",
+        "mov edx, [rdi + 220]",
         "mov rcx, [rdi + 200]",
         "test eax, eax",
         "jz 2f",
@@ -144,10 +152,10 @@ unsafe extern "sysv64" fn enter(context: *mut Context) {
         "mov rax, [rsp + 88]",
         "mov [rdi + 120], rax",
         // Its FPU state; then the host's.
-        "mov eax, [rdi + 224]",
-        "mov edx, [rdi + 228]",
-        "mov rcx, [rdi + 208]",
-        "mov rbx, [rdi + 216]",
+        "mov eax, [rdi + 216]",
+        "mov edx, [rdi + 220]",
+        "mov rcx, [rdi + 200]",
+        "mov rbx, [rdi + 208]",
         "test eax, eax",
         "jz 2f",
         "xsave64 [rcx]",
@@ -176,6 +184,19 @@ unsafe extern "sysv64" fn enter(context: *mut Context) {
     )
 }
 
+/// Ends a stub in which the host raised `signal`: the address to go on at.
+///
+/// # Safety
+/// `frame` is RSP of a stub that `enter` runs.
+pub unsafe fn leave_stub(frame: *const u8, signal: i32) -> u64 {
+    // SAFETY: the caller's promise; the frame's layout is `enter`'s.
+    unsafe {
+        let context = *frame.add(CONTEXT).cast::<*mut Context>();
+        (*context).signal = signal;
+        *frame.add(RESUME).cast::<u64>()
+    }
+}
+
 /// An executable stub; valid until its memory is cleared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stub(NonNull<u8>);
@@ -201,6 +222,7 @@ unsafe impl Send for StubMemory {}
 
 impl StubMemory {
     pub fn new() -> io::Result<StubMemory> {
+        fault::install();
         // SAFETY: plain system calls; the file is closed below, the mappings keep it alive.
         unsafe {
             let file = libc::memfd_create(c"ring3-stubs".as_ptr(), libc::MFD_CLOEXEC);
@@ -211,6 +233,12 @@ impl StubMemory {
             libc::close(file);
             result
         }
+    }
+
+    /// Where stubs are executed.
+    fn range(&self) -> Range<u64> {
+        let start = self.executable.as_ptr() as u64;
+        start..start + MEMORY_BYTES as u64
     }
 
     pub fn is_full(&self) -> bool {
@@ -267,16 +295,19 @@ unsafe fn map_twice(file: libc::c_int) -> io::Result<StubMemory> {
         let executable = map(libc::PROT_READ | libc::PROT_EXEC).inspect_err(|_| {
             libc::munmap(writable.as_ptr().cast(), MEMORY_BYTES);
         })?;
-        Ok(StubMemory {
+        let memory = StubMemory {
             writable,
             executable,
             used: 0,
-        })
+        };
+        STUBS.add(memory.range());
+        Ok(memory)
     }
 }
 
 impl Drop for StubMemory {
     fn drop(&mut self) {
+        STUBS.remove(self.range());
         // SAFETY: our own mappings; nobody runs a stub any more.
         unsafe {
             libc::munmap(self.writable.as_ptr().cast(), MEMORY_BYTES);
