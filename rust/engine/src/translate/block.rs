@@ -539,7 +539,8 @@ impl Builder<'_> {
             }
             return;
         }
-        if self.mode().is_flat(segment) {
+        // Code is never writable in protected mode, however flat.
+        if self.mode().is_flat(segment) && !(write && segment == seg::CS) {
             return;
         }
         let limits = if write {
@@ -647,6 +648,7 @@ impl Builder<'_> {
         let segment = crate::interp::operand::segment_number(ins.memory_segment());
         if let Some(offset) = const_address(&ins, self.mode())
             && !self.needs_base(segment)
+            && (!write || segment != crate::state::seg::CS || self.mode().code64())
         {
             return self.probe_const(offset, size, write, live);
         }

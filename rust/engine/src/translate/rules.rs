@@ -11,7 +11,7 @@ use super::reencode::{self, Class, Plan, Unit};
 use super::runtime::{area, field, gpr_home, saved};
 use crate::state::{CpuState, Segment, seg};
 use crate::translate::env::Area;
-use iced_x86::{ConditionCode, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, ConditionCode, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use std::mem::offset_of;
 
 /// Which rule translates an instruction.
@@ -19,6 +19,8 @@ use std::mem::offset_of;
 pub enum Rule {
     /// The same instruction on the host, memory operand replaced.
     Copy,
+    /// VZEROUPPER and VZEROALL of the eight registers there are outside of 64-bit mode.
+    ZeroVectors,
     /// BT BTS BTR BTC on a bit string in memory.
     BitString,
     Lea,
@@ -74,11 +76,12 @@ pub fn rule(mode: &Mode, ins: &Instruction) -> Rule {
         Lea => Rule::Lea,
         Push if pushable(ins) => Rule::Push,
         Pop if ins.op0_kind() == OpKind::Register && ins.op0_register().is_gpr() => Rule::Pop,
-        Leave if mode.has(bit::STACK32) && ins.stack_pointer_increment() != 2 => Rule::Leave,
+        Leave if mode.has(bit::STACK32) && ins.code() != Code::Leavew => Rule::Leave,
         Cld | Std => Rule::DirectionFlag,
         Rdtsc if can_read_tsc(mode) => Rule::Rdtsc,
         Swapgs if mode.code64() && !mode.has(bit::USER) => Rule::Swapgs,
         Rdfsbase | Rdgsbase | Wrfsbase | Wrgsbase if fs_gs_base(mode, ins) => Rule::FsGsBase,
+        Vzeroupper | Vzeroall if !mode.code64() && copyable(mode, ins) => Rule::ZeroVectors,
         _ if copyable(mode, ins) => Rule::Copy,
         _ if reencode::classify(ins) == Class::BitString => Rule::BitString,
         _ => Rule::Interpret,
@@ -177,6 +180,7 @@ fn fs_gs_base(mode: &Mode, ins: &Instruction) -> bool {
 pub fn emit(b: &mut Builder) -> Flow {
     match b.insn().rule {
         Rule::Copy => copy(b),
+        Rule::ZeroVectors => zero_vectors(b),
         Rule::BitString => bit_string(b),
         Rule::Lea => lea(b),
         Rule::Push => push(b),
@@ -217,6 +221,20 @@ fn copy(b: &mut Builder) -> Flow {
         }
     }
     finish_copy(b, &plan)
+}
+
+/// VZEROUPPER and VZEROALL reach only registers 0 to 7 outside of 64-bit mode: a VEX.128 operation on
+/// each of these clears what they should.
+fn zero_vectors(b: &mut Builder) -> Flow {
+    b.need_fpu();
+    let all = b.insn().ins.mnemonic() == Mnemonic::Vzeroall;
+    for n in 0..8u8 {
+        let (vvvv, opcode) = if all { (!n & 0xF, 0x57) } else { (0xF, 0x28) };
+        // VXORPS n, n, n or VMOVAPS n, n
+        b.asm
+            .raw(&[0xC5, 0x80 | vvvv << 3, opcode, 0xC0 | n << 3 | n]);
+    }
+    Flow::Next
 }
 
 fn finish_copy(b: &mut Builder, plan: &Plan) -> Flow {

@@ -241,8 +241,10 @@ fn comparable(instruction: &Instruction) -> bool {
 
 /// Branches with an operand-size prefix, and LOOPE and LOOPNE with a repeat prefix.
 fn differs_by_vendor(instruction: &Instruction, bytes: &[u8]) -> bool {
-    let prefixes = || bytes.iter().take_while(|b| PREFIXES.contains(b));
-    instruction.flow_control() != FlowControl::Next && prefixes().next().is_some()
+    let prefix =
+        |b: &&u8| matches!(b, 0x26 | 0x2E | 0x36 | 0x3E | 0x40..=0x4F | 0x64..=0x67 | 0xF0..=0xF3);
+    let mut prefixes = bytes.iter().take_while(prefix);
+    instruction.flow_control() != FlowControl::Next && prefixes.any(|b| PREFIXES.contains(b))
 }
 
 pub fn decode(bits: u32, bytes: &[u8], at: u64) -> Instruction {
@@ -397,6 +399,9 @@ impl Template {
     }
 }
 
+const MXCSR_MASKS: u64 = 0x1F80;
+const MXCSR_FTZ: u64 = 1 << 15;
+
 /// One instruction of a sequence, and which flags are undefined after it.
 #[derive(Clone)]
 pub struct Step {
@@ -469,7 +474,8 @@ impl<'a> Sequence<'a> {
             let instruction = decode(bits, &bytes, at);
             (instruction.code() == *code).then_some((bytes, instruction))
         });
-        let Some((mut bytes, instruction)) = found.filter(|(_, i)| comparable(i)) else {
+        let fits = |bytes: &[u8], i: &Instruction| comparable(i) && !differs_by_vendor(i, bytes);
+        let Some((mut bytes, instruction)) = found.filter(|(bytes, i)| fits(bytes, i)) else {
             return false;
         };
         bytes.truncate(instruction.len());
@@ -557,7 +563,7 @@ impl<'a> Sequence<'a> {
     fn target(&mut self, instruction: &Instruction) -> u64 {
         let size = instruction.memory_size().size().max(1) as u64;
         let bytes = DATA_BYTES as u64;
-        let choice = if all_masked_out_differs(instruction) {
+        let choice = if differs_at_borders(instruction) {
             40
         } else {
             self.rng.below(40)
@@ -605,7 +611,7 @@ impl<'a> Sequence<'a> {
             address = address.wrapping_add(value.wrapping_mul(memory.scale() as u64));
         }
         let Some(b) = number(base) else {
-            return base == Register::None || base.is_ip();
+            return hits(address);
         };
         let wanted = target.wrapping_sub(address);
         let narrow = base.size() == 4;
@@ -710,7 +716,11 @@ impl<'a> Sequence<'a> {
             mxcsr &= !(rng.below(64) << 7);
         }
         if rng.percent(15) {
-            mxcsr |= (rng.below(2) << 15) | (rng.below(2) << 6) | rng.below(64);
+            mxcsr |= (rng.below(2) << 6) | rng.below(64);
+        }
+        if mxcsr & MXCSR_MASKS == MXCSR_MASKS && rng.percent(10) {
+            // With underflow not masked, flush to zero depends on the instruction's own masking.
+            mxcsr |= MXCSR_FTZ;
         }
         let top = rng.below(8);
         let tags = if rng.percent(60) {
@@ -778,15 +788,18 @@ fn hits(address: u64) -> bool {
     address.wrapping_sub(DATA - 64) < DATA_BYTES as u64 + 128
 }
 
-/// Instructions for which processors differ in what they check when the mask lets nothing through.
-fn all_masked_out_differs(instruction: &Instruction) -> bool {
+/// Instructions for which processors differ at the border of a page or when unaligned: in what they
+/// check when the mask lets nothing through, in the part of a long operand that faults, or in what
+/// they have stored by then.
+fn differs_at_borders(instruction: &Instruction) -> bool {
     use Mnemonic::*;
-    let aligned = matches!(
-        instruction.mnemonic(),
-        Vmovdqa32 | Vmovdqa64 | Vmovaps | Vmovapd
-    );
-    aligned && instruction.has_op_mask()
-        || matches!(instruction.mnemonic(), Maskmovq | Maskmovdqu | Vmaskmovdqu)
+    match instruction.mnemonic() {
+        Vmovdqa32 | Vmovdqa64 | Vmovaps | Vmovapd => instruction.has_op_mask(),
+        Maskmovq | Maskmovdqu | Vmaskmovdqu => true,
+        Fldenv | Frstor | Enter => true,
+        Sha1msg1 | Sha1msg2 | Sha1nexte | Sha1rnds4 | Sha256msg1 | Sha256msg2 | Sha256rnds2 => true,
+        _ => false,
+    }
 }
 
 /// The number of the general register that `register` is part of.
