@@ -10,7 +10,7 @@ use crate::random::{Sequence, Step, Templates, vector_byte};
 use engine::fault::{pf, vector};
 use engine::state::flags;
 use engine::vcpu::Backend;
-use iced_x86::{Formatter, NasmFormatter};
+use iced_x86::{CodeSize, Formatter, NasmFormatter};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::{Duration, Instant};
@@ -103,8 +103,12 @@ fn differences(host: &After, guest: &After, steps: &[Step], backend: Backend) ->
     if host.rip != guest.rip {
         let _ = write!(out, " RIP {:x} not {:x};", guest.rip, host.rip);
     }
+    let long = |s: &Step| s.instruction.code_size() == CodeSize::Code64;
+    let long = steps.first().is_some_and(long);
     for (i, (h, g)) in host.gpr.iter().zip(guest.gpr).enumerate() {
-        if *h != g {
+        // The upper halves mean nothing outside of 64-bit mode.
+        let mask = if long { u64::MAX } else { u64::from(u32::MAX) };
+        if (*h ^ g) & mask != 0 {
             let _ = write!(out, " r{i} {g:x} not {h:x};");
         }
     }
@@ -155,7 +159,12 @@ fn u16_at(area: &[u8], at: usize) -> u16 {
 /// Compares all but the pointers to the last x87 instruction and operand.
 fn fpu_differences(host: &[u8], guest: &[u8], simd_error: bool, out: &mut String) {
     const MXCSR_PE: u16 = 1 << 5;
+    // So does whether an MMX instruction has switched the x87 unit before it faults.
+    let x87 = if simd_error { 0 } else { 8 };
     for (name, at) in [("FCW", 0), ("FSW", 2), ("FTW", 4), ("MXCSR", 24)] {
+        if simd_error && at < 24 {
+            continue;
+        }
         let mask = if simd_error && at == 24 {
             !MXCSR_PE
         } else {
@@ -166,7 +175,7 @@ fn fpu_differences(host: &[u8], guest: &[u8], simd_error: bool, out: &mut String
             let _ = write!(out, " {name} {g:x} not {h:x};");
         }
     }
-    for i in 0..8 {
+    for i in 0..x87 {
         let at = 32 + 16 * i..42 + 16 * i;
         if host[at.clone()] != guest[at.clone()] {
             let (g, h) = (hex(&guest[at.clone()]), hex(&host[at]));
