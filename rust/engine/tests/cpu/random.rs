@@ -7,8 +7,8 @@
 use crate::native::{CODE, Case, DATA, DATA_BYTES, XSAVE_BYTES, components};
 use engine::state::{flags, gpr};
 use iced_x86::{
-    Code, CpuidFeature, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory,
-    Mnemonic, OpAccess, OpKind, Register, RflagsBits, UsedMemory,
+    Code, CpuidFeature, Decoder, DecoderOptions, EncodingKind, FlowControl, Instruction,
+    InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, RflagsBits, UsedMemory,
 };
 use std::collections::BTreeMap;
 
@@ -228,7 +228,12 @@ fn comparable(instruction: &Instruction) -> bool {
         instruction.op_kind(i) == OpKind::Register
             && instruction.op_register(i).is_segment_register()
     });
+    // Some processors, given an EVEX.X that means nothing, convert an RSP of a while ago.
+    let evex_rsp = instruction.encoding() == EncodingKind::EVEX
+        && (0..instruction.op_count())
+            .any(|i| instruction.op_register(i).full_register() == Register::RSP);
     flow && !segments
+        && !evex_rsp
         && !instruction.is_invalid()
         && !instruction.is_privileged()
         && !about_the_system(instruction.mnemonic())
@@ -665,7 +670,15 @@ impl<'a> Sequence<'a> {
         }
         let defined =
             instruction.rflags_written() | instruction.rflags_cleared() | instruction.rflags_set();
-        self.undefined &= !flag_mask(defined);
+        use Mnemonic::*;
+        // A count of zero leaves the flags as they are.
+        let may_leave = matches!(
+            instruction.mnemonic(),
+            Shl | Sal | Shr | Sar | Rol | Ror | Rcl | Rcr | Shld | Shrd
+        );
+        if !may_leave {
+            self.undefined &= !flag_mask(defined);
+        }
         self.undefined |= flag_mask(instruction.rflags_undefined());
         self.steps.push(Step {
             instruction: *instruction,

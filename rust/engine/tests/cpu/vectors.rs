@@ -25,7 +25,7 @@
 use crate::machine::{DATA_BYTES, Ending, Machine, Mode, Outcome, at, hidden};
 use crate::native;
 use engine::state::{CpuState, Segment, attr, flags, seg};
-use engine::vcpu::{Backend, Shared, locked};
+use engine::vcpu::{Backend, locked};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -523,7 +523,7 @@ impl Run<'_> {
         } else if item.name == "iopl" {
             cpu.rflags = cpu.rflags & !flags::IOPL | value << 12;
         } else if item.name == "intr" {
-            request_interrupt(&machine.vcpu.shared, value as u8);
+            request_interrupt(machine, value as u8);
         } else {
             return Err(format!("`{}`?", item.name));
         }
@@ -798,8 +798,14 @@ impl Run<'_> {
     }
 }
 
-/// INTR goes high until its vector is fetched.
-fn request_interrupt(shared: &Arc<Shared>, vector: u8) {
+/// INTR goes high until its vector is fetched; the local APIC lets it through (virtual wire mode,
+/// SDM vol. 3, 12.5.1).
+fn request_interrupt(machine: &mut Machine, vector: u8) {
+    const SPURIOUS_VECTOR: u64 = 0xF0;
+    const LVT_LINT0: u64 = 0x350;
+    machine.vcpu.apic.apic_write(SPURIOUS_VECTOR, 4, 0x1FF);
+    machine.vcpu.apic.apic_write(LVT_LINT0, 4, 0x700);
+    let shared = &machine.vcpu.shared;
     let weak = Arc::downgrade(shared);
     *locked(&shared.acknowledge) = Some(Arc::new(Box::new(move || {
         if let Some(shared) = weak.upgrade() {
