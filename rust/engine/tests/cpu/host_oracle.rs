@@ -321,25 +321,21 @@ fn fuzz(bits: u32, backend: Backend, length: u64) {
 }
 
 #[test]
-#[ignore = "the backend is not complete yet"]
 fn interp_computes_what_the_host_does_in_64_bit_mode() {
     fuzz(64, Backend::Interp, 1);
 }
 
 #[test]
-#[ignore = "the backend is not complete yet"]
 fn interp_computes_what_the_host_does_in_32_bit_mode() {
     fuzz(32, Backend::Interp, 1);
 }
 
 #[test]
-#[ignore = "the backend is not complete yet"]
 fn translate_computes_what_the_host_does_in_64_bit_mode() {
     fuzz(64, Backend::Translate, 6);
 }
 
 #[test]
-#[ignore = "the backend is not complete yet"]
 fn translate_computes_what_the_host_does_in_32_bit_mode() {
     fuzz(32, Backend::Translate, 6);
 }
