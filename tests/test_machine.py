@@ -209,6 +209,7 @@ def test_serial_input_reaches_the_guest(play):
     echoed = []
 
     def guest(vcpu):
+        vcpu.outb(0x3FB, 0x03)
         while not vcpu.kicked():
             if vcpu.inb(0x3FD) & 1:
                 echoed.append(vcpu.inb(0x3F8))

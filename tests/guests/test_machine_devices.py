@@ -178,6 +178,9 @@ start:  mov esp, stack
         out 0x21, al
         mov al, 0xEF                    ; IRQ 4 only
         out 0x21, al
+        mov dx, 0x3FB
+        mov al, 0x03                    ; LCR: 8N1
+        out dx, al
         mov dx, 0x3FC
         mov al, 0x0B                    ; MCR: DTR, RTS, OUT2
         out dx, al

@@ -135,6 +135,8 @@ class Ns16550:
                 self._control_fifo(value)
             case Reg.LCR:
                 s.lcr = value
+                if self._listens():
+                    self.backend.room()
             case Reg.MCR:
                 self._control_modem(value & 0x1F)
             case Reg.SCR:
