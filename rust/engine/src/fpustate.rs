@@ -21,8 +21,10 @@ use std::sync::OnceLock;
 pub const MXCSR_DEFAULT: u32 = 0x1F80;
 /// FCW after FNINIT: all exceptions masked, 64-bit precision, rounding to nearest.
 pub const FCW_DEFAULT: u16 = 0x037F;
-/// The MXCSR bits that a guest may set; its FXSAVE image shows them as MXCSR_MASK.
-pub const MXCSR_MASK: u32 = 0xFFFF;
+/// The bits of MXCSR that every processor with SSE2 has.
+pub const MXCSR_COMMON: u32 = 0xFFFF;
+/// MXCSR.MM (AMD): misaligned operands of legacy SSE don't raise #GP.
+pub const MXCSR_MM: u32 = 1 << 17;
 
 /// Byte offsets in the legacy region (SDM vol. 1, table 13-1).
 pub mod legacy {
@@ -95,13 +97,28 @@ const fn host_default() -> XsaveArea {
     area
 }
 
+/// The bits of MXCSR that the host has, from FXSAVE's MXCSR_MASK.
+pub fn host_mxcsr_mask() -> u32 {
+    static MASK: OnceLock<u32> = OnceLock::new();
+    *MASK.get_or_init(|| {
+        let mut area = XsaveArea([0; XSAVE_BYTES]);
+        // SAFETY: FXSAVE writes 512 bytes into an aligned area.
+        unsafe { asm!("fxsave64 [{}]", in(reg) &mut area, options(nostack)) };
+        let b = &area.0[legacy::MXCSR_MASK..legacy::ST];
+        u32::from_le_bytes([b[0], b[1], b[2], b[3]])
+    })
+}
+
 /// Makes an image acceptable to XRSTOR whatever it holds: all components present, nothing
 /// reserved set.
 pub fn prepare(area: &mut XsaveArea) {
     let bytes = &mut area.0;
     bytes[legacy::XSTATE_BV..legacy::HEADER_END].fill(0);
     bytes[legacy::XSTATE_BV..legacy::XSTATE_BV + 8].copy_from_slice(&host::xcr0().to_le_bytes());
-    bytes[legacy::MXCSR + 2..legacy::MXCSR + 4].fill(0);
+    let mask = host_mxcsr_mask().to_le_bytes();
+    for (byte, mask) in bytes[legacy::MXCSR..].iter_mut().zip(mask) {
+        *byte &= mask;
+    }
 }
 
 /// Loads the guest's registers into the host's.

@@ -176,6 +176,7 @@ impl Vcpu {
         let cpu = unsafe { env.take_state(CpuState::reset(model.signature())) };
         Ok(Vcpu {
             cpu,
+            native: NativeUnit::new(&model)?,
             jit: Jit::new(&env)?,
             env,
             vm,
@@ -189,7 +190,6 @@ impl Vcpu {
             next_rip: 0,
             single_step: false,
             insn_bytes: [0; MAX_INSTRUCTION],
-            native: NativeUnit::new()?,
             ferr: false,
             error: None,
         })

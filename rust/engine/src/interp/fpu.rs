@@ -5,8 +5,8 @@
 //! here: `gather` (gathers, scatters, byte-masked stores), `x87env` (FNSTENV, FNSAVE …), `xsave`
 //! (FXSAVE, XSAVE …).  `checks` has the faults that come before any of it.
 //!
-//! Not modelled: FIP, FDP and FOP follow every x87 instruction that isn't a control instruction,
-//! as before FDP_EXCPTN_ONLY.
+//! Not modelled: AMD's FIP, FDP and FOP, which are zero without an unmasked exception; they follow
+//! every x87 instruction that isn't a control instruction.
 
 mod checks;
 mod gather;

@@ -1,8 +1,9 @@
 //! The faults that come before an FPU or SIMD instruction does anything (SDM vol. 2, 2.4 and
 //! tables 2-18 ff.; vol. 1, 8.7): #UD, #NM, #MF, in this order.
 
-use crate::cpuid::Leaf;
+use crate::cpuid::{Leaf, Model};
 use crate::fault::{Fault, vector};
+use crate::fpustate::{MXCSR_COMMON, MXCSR_MM};
 use crate::host::component;
 use crate::state::{cr0, cr4};
 use crate::vcpu::Vcpu;
@@ -86,7 +87,7 @@ pub fn available(v: &Vcpu, insn: &Instruction) -> Result<(), Fault> {
     let has = |f: &CpuidFeature| match cpuid_bit(*f) {
         Bit::Always => true,
         Bit::Never => false,
-        Bit::At(leaf, register, bit) => register(&v.model_cpuid(leaf)) >> bit & 1 != 0,
+        Bit::At(leaf, register, bit) => register(&model_leaf(&v.model, leaf)) >> bit & 1 != 0,
     };
     if insn.cpuid_features().iter().all(has) {
         Ok(())
@@ -95,9 +96,37 @@ pub fn available(v: &Vcpu, insn: &Instruction) -> Result<(), Fault> {
     }
 }
 
+/// A leaf of the model's CPUID; subleaf in bits 63:32.
+fn model_leaf(model: &Model, leaf: u64) -> Leaf {
+    model.leaf(leaf as u32, (leaf >> 32) as u32)
+}
+
+/// Where models differ in what the units do.
+#[derive(Clone, Copy, Debug)]
+pub struct Traits {
+    /// The bits of MXCSR that may be set.
+    pub mxcsr_mask: u32,
+    /// FDP is recorded for unmasked exceptions only (CPUID FDP_EXCPTN_ONLY).
+    pub fdp_for_exceptions: bool,
+    /// FCS and FDS are recorded (not CPUID ZERO_FCS_FDS).
+    pub selectors: bool,
+}
+
+impl Traits {
+    pub fn of(model: &Model) -> Traits {
+        let structured = model.leaf(7, 0).ebx;
+        let misaligned_sse = model.leaf(0x8000_0001, 0).ecx >> 7 & 1 != 0;
+        Traits {
+            mxcsr_mask: MXCSR_COMMON | if misaligned_sse { MXCSR_MM } else { 0 },
+            fdp_for_exceptions: structured >> 6 & 1 != 0,
+            selectors: structured >> 13 & 1 == 0,
+        }
+    }
+}
+
 /// Whether the guest's CPU knows the compacted XSAVE format.
 pub fn offers_compaction(v: &Vcpu) -> bool {
-    v.model_cpuid(1 << 32 | 0xD).eax >> 1 & 1 != 0
+    model_leaf(&v.model, 1 << 32 | 0xD).eax >> 1 & 1 != 0
 }
 
 /// #UD or #NM as control registers have it for `unit`.
@@ -141,13 +170,6 @@ pub fn pending_x87(v: &mut Vcpu) -> Result<Pending, Fault> {
     v.set_ferr(true);
     v.next_rip = v.cpu.rip;
     Ok(Pending::Frozen)
-}
-
-impl Vcpu {
-    /// A leaf of the guest's CPUID; subleaf in bits 63:32.
-    fn model_cpuid(&self, leaf: u64) -> Leaf {
-        self.model.leaf(leaf as u32, (leaf >> 32) as u32)
-    }
 }
 
 /// A register of a CPUID leaf.

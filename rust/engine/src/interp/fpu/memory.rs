@@ -7,6 +7,7 @@
 use super::image::ZMM_BYTES;
 use super::stub::OPERAND_BYTES;
 use crate::fault::Fault;
+use crate::fpustate::MXCSR_MM;
 use crate::interp::operand::Place;
 use crate::mmu::walk::Access;
 use crate::vcpu::Vcpu;
@@ -44,6 +45,8 @@ pub struct Operand {
     pub write: bool,
     /// The linear address must be a multiple of this; 1: any.
     alignment: u64,
+    /// MXCSR.MM makes the alignment no matter.
+    mm_relaxes: bool,
     select: Select,
     /// All of it must be writable, whatever is written.
     checked_whole: bool,
@@ -68,6 +71,7 @@ impl Operand {
             read: matches!(access, Read | CondRead | ReadWrite | ReadCondWrite),
             write: matches!(access, Write | CondWrite | ReadWrite | ReadCondWrite),
             alignment: alignment(insn, size),
+            mm_relaxes: insn.encoding() == EncodingKind::Legacy && !is_aligned_move(insn),
             select,
             checked_whole: is_extraction(insn.mnemonic()),
         }))
@@ -147,7 +151,8 @@ impl Operand {
 
     /// #GP(0) for a misaligned operand where alignment is demanded.
     fn check_alignment(&self, v: &Vcpu, place: Place) -> Result<(), Fault> {
-        if self.alignment > 1 {
+        let relaxed = self.mm_relaxes && v.cpu.fpu.mxcsr() & MXCSR_MM != 0;
+        if self.alignment > 1 && !relaxed {
             let linear = v.linear(place.segment, place.offset, 1, false);
             if linear.is_ok_and(|l| l & (self.alignment - 1) != 0) {
                 return Err(Fault::GP0);
@@ -365,20 +370,32 @@ fn alignment(insn: &Instruction, size: usize) -> u64 {
                         | Sha256rnds2
                 )
         }
-        _ => matches!(
-            insn.mnemonic(),
-            Vmovaps
-                | Vmovapd
-                | Vmovdqa
-                | Vmovdqa32
-                | Vmovdqa64
-                | Vmovntps
-                | Vmovntpd
-                | Vmovntdq
-                | Vmovntdqa
-        ),
+        _ => is_aligned_move(insn),
     };
     if demanded { size as u64 } else { 1 }
+}
+
+fn is_aligned_move(insn: &Instruction) -> bool {
+    use Mnemonic::*;
+    matches!(
+        insn.mnemonic(),
+        Movaps
+            | Movapd
+            | Movdqa
+            | Movntps
+            | Movntpd
+            | Movntdq
+            | Movntdqa
+            | Vmovaps
+            | Vmovapd
+            | Vmovdqa
+            | Vmovdqa32
+            | Vmovdqa64
+            | Vmovntps
+            | Vmovntpd
+            | Vmovntdq
+            | Vmovntdqa
+    )
 }
 
 /// Number of an XMM, YMM or ZMM register.

@@ -8,10 +8,11 @@
 //! unmasked x87 exception the host would report only at the next x87 instruction, and the stub has
 //! but one.
 
-use super::checks::{self, Pending, Unit};
+use super::checks::{self, Pending, Traits, Unit};
 use super::image::{Pointers, fsw};
 use super::memory::Operand;
 use super::stub::{Context, Stub, StubMemory};
+use crate::cpuid::Model;
 use crate::fault::{Fault, vector};
 use crate::fpustate::{self, legacy};
 use crate::interp::operand::Place;
@@ -37,13 +38,15 @@ struct Plan {
 pub struct NativeUnit {
     stubs: StubMemory,
     plans: HashMap<Instruction, Plan>,
+    pub(super) traits: Traits,
 }
 
 impl NativeUnit {
-    pub fn new() -> io::Result<NativeUnit> {
+    pub fn new(model: &Model) -> io::Result<NativeUnit> {
         Ok(NativeUnit {
             stubs: StubMemory::new()?,
             plans: HashMap::new(),
+            traits: Traits::of(model),
         })
     }
 
@@ -119,10 +122,7 @@ fn run_x87(
     context: &mut Context,
     pending: Pending,
 ) -> Result<(), Fault> {
-    let mut pointers = v.cpu.fpu.pointers();
-    if plan.unit == Unit::X87 && !plan.control {
-        record(v, plan, place, &mut pointers);
-    }
+    let before = v.cpu.fpu.pointers();
     let status = v.cpu.fpu.fsw();
     if pending == Pending::Ignored {
         // The host has no IGNNE#: hide what is pending from it.
@@ -134,6 +134,11 @@ fn run_x87(
     // SAFETY: the image is prepared; the instruction's operand is the context's buffer, and
     // pending x87 exceptions are absent or hidden.
     let signal = unsafe { context.run(plan.stub, area) };
+    let pointers = if plan.unit == Unit::X87 && !plan.control {
+        recorded(v, plan, place, before)
+    } else {
+        before
+    };
     v.cpu.fpu.set_pointers(pointers);
     if pending == Pending::Ignored {
         let (fcw, now) = (v.cpu.fpu.fcw(), v.cpu.fpu.fsw());
@@ -146,15 +151,25 @@ fn run_x87(
     Ok(())
 }
 
-/// FIP, FDP and FOP for the instruction being executed (SDM vol. 1, 8.1.8).
-fn record(v: &Vcpu, plan: &Plan, place: Place, pointers: &mut Pointers) {
-    pointers.fop = opcode11(&v.insn_bytes);
-    pointers.fip = v.cpu.rip;
-    pointers.fcs = v.cpu.seg[seg::CS].selector;
-    if plan.memory.is_some() {
+/// FIP, FDP and FOP after the instruction being executed (SDM vol. 1, 8.1.8).
+fn recorded(v: &Vcpu, plan: &Plan, place: Place, before: Pointers) -> Pointers {
+    let traits = v.native.traits;
+    let selector = |index: usize| match traits.selectors {
+        true => v.cpu.seg[index].selector,
+        false => 0,
+    };
+    let mut pointers = Pointers {
+        fop: opcode11(&v.insn_bytes),
+        fip: v.cpu.rip,
+        fcs: selector(seg::CS),
+        ..before
+    };
+    let exception = v.cpu.fpu.unmasked_exceptions() != 0;
+    if plan.memory.is_some() && (exception || !traits.fdp_for_exceptions) {
         pointers.fdp = place.offset;
-        pointers.fds = v.cpu.seg[place.segment].selector;
+        pointers.fds = selector(place.segment);
     }
+    pointers
 }
 
 /// The low three bits of the x87 opcode's first byte, and its second.

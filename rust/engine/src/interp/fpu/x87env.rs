@@ -5,6 +5,7 @@ use super::checks::{self, Pending, Unit};
 use super::image::{Pointers, fsw};
 use crate::fault::Fault;
 use crate::fpustate::legacy;
+use crate::mmu::walk::Access;
 use crate::state::{XsaveArea, cr0};
 use crate::vcpu::{Vcpu, locked};
 use iced_x86::Instruction;
@@ -214,6 +215,10 @@ fn load(v: &mut Vcpu, insn: &Instruction, stack_bytes: usize) -> Result<(), Faul
     let n = format.bytes();
     let mut bytes = [0; ENVIRONMENT_BYTES + STACK_BYTES];
     let place = v.place(insn);
+    let linear = v.linear(place.segment, place.offset, n + stack_bytes, false)?;
+    // AMD looks at the last byte first, as CR2 tells when it is in a page of its own.
+    let last = linear.wrapping_add((n + stack_bytes) as u64 - 1);
+    v.probe_linear(v.wrap_linear(last), 1, Access::read(v.user()))?;
     v.read_bytes(place.segment, place.offset, &mut bytes[..n + stack_bytes])?;
     let fields = format.decode(&bytes[..n]);
     let image = &mut v.cpu.fpu;

@@ -8,7 +8,7 @@
 use super::checks::{self, Unit};
 use super::image::{Pointers, ZMM_BYTES};
 use crate::fault::Fault;
-use crate::fpustate::{FCW_DEFAULT, MXCSR_DEFAULT, MXCSR_MASK, layout, legacy};
+use crate::fpustate::{FCW_DEFAULT, MXCSR_DEFAULT, layout, legacy};
 use crate::host::component;
 use crate::mmu::segment::violation;
 use crate::mmu::walk::Access;
@@ -166,16 +166,17 @@ fn x87_in(image: &mut XsaveArea, rex_w: bool, bytes: &[u8]) {
     }
 }
 
-fn mxcsr_out(image: &XsaveArea, out: &mut [u8]) {
-    out[legacy::MXCSR..legacy::MXCSR_MASK].copy_from_slice(&image.mxcsr().to_le_bytes());
-    out[legacy::MXCSR_MASK..legacy::ST].copy_from_slice(&MXCSR_MASK.to_le_bytes());
+fn mxcsr_out(v: &Vcpu, out: &mut [u8]) {
+    let (value, mask) = (v.cpu.fpu.mxcsr(), v.native.traits.mxcsr_mask);
+    out[legacy::MXCSR..legacy::MXCSR_MASK].copy_from_slice(&value.to_le_bytes());
+    out[legacy::MXCSR_MASK..legacy::ST].copy_from_slice(&mask.to_le_bytes());
 }
 
 /// MXCSR in an area; #GP(0) for reserved bits.
-fn mxcsr_in(bytes: &[u8]) -> Result<u32, Fault> {
+fn mxcsr_in(v: &Vcpu, bytes: &[u8]) -> Result<u32, Fault> {
     let b = &bytes[legacy::MXCSR..legacy::MXCSR_MASK];
     let value = b.iter().rev().fold(0, |v, &x| v << 8 | x as u32);
-    if value & !MXCSR_MASK == 0 {
+    if value & !v.native.traits.mxcsr_mask == 0 {
         Ok(value)
     } else {
         Err(Fault::GP0)
@@ -224,7 +225,7 @@ pub fn fxsave(v: &mut Vcpu, insn: &Instruction) -> Result<(), Fault> {
     let code64 = v.cpu.code64();
     let mut out = [0; legacy::BYTES];
     x87_out(&v.cpu.fpu, is_rex_w(insn), &mut out);
-    mxcsr_out(&v.cpu.fpu, &mut out);
+    mxcsr_out(v, &mut out);
     let end = legacy::XMM + xmm_bytes(code64);
     out[legacy::XMM..end].copy_from_slice(&v.cpu.fpu.0[legacy::XMM..end]);
     let user = v.user();
@@ -237,7 +238,7 @@ pub fn fxrstor(v: &mut Vcpu, insn: &Instruction) -> Result<(), Fault> {
     let linear = area_address(v, insn, FXSAVE_BYTES, 16, false)?;
     let mut bytes = [0; FXSAVE_BYTES];
     v.read_linear_bytes(linear, &mut bytes, v.user())?;
-    let mxcsr = mxcsr_in(&bytes)?;
+    let mxcsr = mxcsr_in(v, &bytes)?;
     let end = legacy::XMM + xmm_bytes(v.cpu.code64());
     let image = &mut v.cpu.fpu;
     image.set_mxcsr(mxcsr);
@@ -350,7 +351,7 @@ impl Area {
             self.pieces.push((legacy::ST, legacy::XMM - legacy::ST));
         }
         if with_mxcsr {
-            mxcsr_out(image, &mut self.bytes);
+            mxcsr_out(v, &mut self.bytes);
             self.pieces.push((legacy::MXCSR, 8));
         }
         if saved & component::SSE != 0 {
@@ -395,7 +396,7 @@ pub fn xrstor(v: &mut Vcpu, insn: &Instruction) -> Result<(), Fault> {
     };
     let linear = area_address(v, insn, end, 64, false)?;
     v.read_linear_bytes(linear, &mut area[..end], user)?;
-    let mxcsr = restored_mxcsr(&area, rfbm, present, compacted.is_some())?;
+    let mxcsr = restored_mxcsr(v, &area, rfbm, present, compacted.is_some())?;
     let code64 = v.cpu.code64();
     let image = &mut v.cpu.fpu;
     if let Some(mxcsr) = mxcsr {
@@ -444,6 +445,7 @@ fn check_header(v: &Vcpu, header: &[u8]) -> Result<(u64, Option<u64>), Fault> {
 
 /// The MXCSR that XRSTOR loads, if any.
 fn restored_mxcsr(
+    v: &Vcpu,
     area: &[u8; XSAVE_BYTES],
     rfbm: u64,
     present: u64,
@@ -453,13 +455,13 @@ fn restored_mxcsr(
         return match (rfbm & component::SSE != 0, present & component::SSE != 0) {
             (false, _) => Ok(None),
             (true, false) => Ok(Some(MXCSR_DEFAULT)),
-            (true, true) => mxcsr_in(area).map(Some),
+            (true, true) => mxcsr_in(v, area).map(Some),
         };
     }
     if rfbm & (component::SSE | component::AVX) == 0 {
         return Ok(None);
     }
-    mxcsr_in(area).map(Some)
+    mxcsr_in(v, area).map(Some)
 }
 
 /// Restores or initializes x87 and XMM registers.
@@ -498,7 +500,7 @@ fn mxcsr_checks(v: &Vcpu, insn: &Instruction) -> Result<(), Fault> {
 pub fn ldmxcsr(v: &mut Vcpu, insn: &Instruction) -> Result<(), Fault> {
     mxcsr_checks(v, insn)?;
     let value = v.read_operand(insn, 0)? as u32;
-    if value & !MXCSR_MASK != 0 {
+    if value & !v.native.traits.mxcsr_mask != 0 {
         return Err(Fault::GP0);
     }
     v.cpu.fpu.set_mxcsr(value);

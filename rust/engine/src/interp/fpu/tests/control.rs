@@ -180,7 +180,7 @@ fn without_ne_pending_exceptions_assert_ferr_and_hold_the_instruction() {
 #[test]
 fn ldmxcsr_rejects_reserved_bits() {
     let mut v = long_mode();
-    poke(&v, DATA, &0x1_1F80u32.to_le_bytes());
+    poke(&v, DATA, &0x4_1F80u32.to_le_bytes());
     assert_eq!(run(&mut v, LDMXCSR), Err(Fault::GP0));
     poke(&v, DATA, &0x9FC0u32.to_le_bytes());
     assert_eq!(run(&mut v, LDMXCSR), Ok(()));
