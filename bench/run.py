@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Ring3 beside the bare host and QEMU's TCG: the embedded guest's loops, and Linux's boot to a shell.
+"""Ring3 beside the bare host and QEMU's TCG: the embedded guest's loops, and Linux booting and idle.
 
-    make bench                      or: bench/run.py [--rounds N] [--only loops|boot]
+    make bench                      or: bench/run.py [--rounds N] [--only loops|boot|idle]
 
 Every round runs each contender once, one after the other, so that what else the machine does falls on all
 alike; a figure is the median of the rounds.  Prints the tables of SPECIFICATION.md as Markdown.
 
-Units: loops in ns an iteration, boots in s from the start of the process to the shell's prompt.
+Units: loops in ns an iteration, boots in s from the start of the process to the shell's prompt; of an idle
+guest: CPU time in % of one core, memory in MiB, and how much faster its clock goes than the host's in %.
 """
 
 import argparse
+import os
 import re
 import select
 import shutil
@@ -17,7 +19,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,6 +32,7 @@ RING3 = ROOT / ".venv/bin/ring3"
 LOOPS = ("integer", "memory", "calls")
 LOOP_TIMEOUT_S = 120
 BOOT_TIMEOUT_S = 300
+SETTLE_S, IDLE_S = 3, 10
 BOOT_LINE = "console=ttyS0 rdinit=/bin/sh"
 PROMPT = re.compile(rb"\n[~/]* ?# ")
 
@@ -41,12 +45,12 @@ Contenders = dict[str, Callable[[], Figures]]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="runs of each contender (default: 3)")
-    parser.add_argument("--only", choices=("loops", "boot"), help="one table only")
+    parser.add_argument("--only", choices=("loops", "boot", "idle"), help="one table only")
     options = parser.parse_args()
-    if options.only != "boot":
-        print_loops(options.rounds)
-    if options.only != "loops":
-        print_boots(options.rounds)
+    tables = {"loops": print_loops, "boot": print_boots, "idle": print_idle}
+    for name, table in tables.items():
+        if options.only in (None, name):
+            table(options.rounds)
     return 0
 
 
@@ -106,63 +110,123 @@ def guest_loops(argv: list[str]) -> Figures:
     return figures
 
 
-# --- boots ---
+# --- Linux ---
+
+class Linux:
+    """The installer's kernel with a shell, on pipes."""
+
+    def __init__(self, argv: list[str]) -> None:
+        self.argv = argv
+        self.start_s = time.monotonic()
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.STDOUT, bufsize=0)
+        self.output = bytearray()
+
+    def __enter__(self) -> "Linux":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def wait_for(self, pattern: "re.Pattern[bytes]") -> "re.Match[bytes]":
+        """The first match in what came since the last one."""
+        assert self.process.stdout is not None
+        deadline_s = time.monotonic() + BOOT_TIMEOUT_S
+        while not (match := pattern.search(bytes(self.output))):
+            ready = select.select([self.process.stdout], [], [], max(0.0, deadline_s - time.monotonic()))[0]
+            data = self.process.stdout.read(65536) if ready else b""
+            if not data:
+                tail = self.output[-2000:].decode(errors="replace")
+                sys.exit(f"{self.argv[0]}: {pattern.pattern!r} did not come; it said:\n{tail}")
+            self.output += data
+        del self.output[: match.end()]
+        return match
+
+    def type(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n".encode())
+
+    def uptime_s(self) -> float:
+        """The guest's own clock."""
+        self.type("read up rest </proc/uptime; echo up=$up")
+        return float(self.wait_for(re.compile(rb"\nup=([\d.]+)"))[1])
+
+    def cpu_s(self) -> float:
+        """CPU time of the host process so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def resident_mib(self) -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) / 1024
+
+
+def linux_argv(contender: str, architecture: str, memory: str) -> list[str] | None:
+    """How to boot the installer's kernel; None where set-up could not fetch it."""
+    kernel = GUESTS / f"linux-installer-{architecture}"
+    initrd = GUESTS / f"initrd-installer-{architecture}.gz"
+    if not kernel.exists() or not initrd.exists():
+        print(f"(no {architecture} kernel in build/guests: scripts/guests fetches it)", file=sys.stderr)
+        return None
+    if contender == "ring3":
+        return [str(RING3), "run", "--memory", memory,
+                "--kernel", str(kernel), "--initrd", str(initrd), "--append", BOOT_LINE]
+    return [*qemu("max", memory), "-kernel", str(kernel), "-initrd", str(initrd), "-append", BOOT_LINE]
+
 
 def print_boots(rounds: int) -> None:
-    for architecture in ("amd64", "i386"):
-        kernel = GUESTS / f"linux-installer-{architecture}"
-        initrd = GUESTS / f"initrd-installer-{architecture}.gz"
-        if not kernel.exists() or not initrd.exists():
-            print(f"(no {architecture} kernel in build/guests: scripts/guests fetches it)", file=sys.stderr)
-            continue
-        media = ["--kernel", str(kernel), "--initrd", str(initrd), "--append", BOOT_LINE]
-        contenders = {"ring3": boot(f"Debian 12 {architecture}", [str(RING3), "run", *media])}
-        if shutil.which("qemu-system-x86_64"):
-            contenders["QEMU TCG"] = boot(f"Debian 12 {architecture}",
-                                          [*qemu("max"), *(text.replace("--", "-") for text in media)])
-        medians = interleaved(contenders, rounds)
-        heading("boot to a shell, s", contenders)
-        for row in medians["ring3"]:
-            print_row(row, [medians[name].get(row) for name in contenders])
-
-
-def boot(name: str, argv: list[str]) -> Callable[[], Figures]:
-    return lambda: {name: boot_s(argv)}
+    print_linux("boot to a shell, s", "512M", rounds, lambda name, argv: {name: boot_s(argv)})
 
 
 def boot_s(argv: list[str]) -> float:
-    """Seconds from the start of the process to the shell's prompt."""
-    start = time.monotonic()
-    pipe = subprocess.PIPE
-    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, bufsize=0) as process:
-        output = bytearray()
-        for data in chunks(process, start + BOOT_TIMEOUT_S):
-            output += data
-            if PROMPT.search(output):
-                seconds = time.monotonic() - start
-                process.kill()
-                return seconds
-        process.kill()
-    sys.exit(f"{argv[0]} reached no shell; it said:\n{output[-2000:].decode(errors='replace')}")
+    with Linux(argv) as linux:
+        linux.wait_for(PROMPT)
+        return time.monotonic() - linux.start_s
 
 
-def chunks(process: "subprocess.Popen[bytes]", deadline: float) -> Iterator[bytes]:
-    assert process.stdout is not None
-    while select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
-        data = process.stdout.read(65536)
-        if not data:
-            return
-        yield data
+def print_idle(rounds: int) -> None:
+    print_linux("Linux at its prompt, with 4 GiB", "4G", rounds, idle)
+
+
+def idle(name: str, argv: list[str]) -> Figures:
+    with Linux(argv) as linux:
+        linux.wait_for(PROMPT)
+        linux.type("mount -t proc proc /proc")
+        linux.uptime_s()
+        time.sleep(SETTLE_S)
+        host_s, guest_s, cpu_s = time.monotonic(), linux.uptime_s(), linux.cpu_s()
+        time.sleep(IDLE_S)
+        cpu_s = linux.cpu_s() - cpu_s
+        host_s, guest_s = time.monotonic() - host_s, linux.uptime_s() - guest_s
+        return {f"{name}: CPU, % of a core": 100 * cpu_s / host_s,
+                f"{name}: resident, MiB": linux.resident_mib(),
+                f"{name}: clock ahead of the host's, %": 100 * (guest_s / host_s - 1)}
+
+
+def print_linux(what: str, memory: str, rounds: int, measure: Callable[[str, list[str]], Figures]) -> None:
+    """A table of both architectures, Ring3 beside TCG."""
+    names = ["ring3", *(["QEMU TCG"] if shutil.which("qemu-system-x86_64") else [])]
+    rows: dict[str, Figures] = {name: {} for name in names}
+    for architecture in ("amd64", "i386"):
+        argvs = {name: linux_argv(name, architecture, memory) for name in names}
+        contenders = {name: partial(measure, f"Debian 12 {architecture}", argv)
+                      for name, argv in argvs.items() if argv is not None}
+        for name, figures in interleaved(contenders, rounds).items():
+            rows[name] |= figures
+    heading(what, names)
+    for row in rows["ring3"]:
+        print_row(row, [rows[name].get(row) for name in names])
 
 
 # --- both ---
 
-def qemu(cpu: str) -> list[str]:
-    return ["qemu-system-x86_64", "-accel", "tcg", "-cpu", cpu, "-m", "512", "-display", "none",
+def qemu(cpu: str, memory: str = "512M") -> list[str]:
+    return ["qemu-system-x86_64", "-accel", "tcg", "-cpu", cpu, "-m", memory, "-display", "none",
             "-serial", "stdio", "-no-reboot", "-nodefaults"]
 
 
-def interleaved(contenders: Contenders, rounds: int) -> dict[str, Figures]:
+def interleaved(contenders: Mapping[str, Callable[[], Figures]], rounds: int) -> dict[str, Figures]:
     """Medians by contender and row."""
     figures: dict[str, dict[str, list[float]]] = {name: {} for name in contenders}
     for number in range(rounds):
@@ -174,7 +238,7 @@ def interleaved(contenders: Contenders, rounds: int) -> dict[str, Figures]:
             for name, rows in figures.items()}
 
 
-def heading(what: str, contenders: Contenders) -> None:
+def heading(what: str, contenders: Iterable[str]) -> None:
     first, *others = contenders
     columns = [what, *contenders, *(f"{name} / {first}" for name in others)]
     print("\n| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
