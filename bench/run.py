@@ -150,7 +150,7 @@ class Linux:
     def uptime_s(self) -> float:
         """The guest's own clock."""
         self.type("read up rest </proc/uptime; echo up=$up")
-        return float(self.wait_for(re.compile(rb"\nup=([\d.]+)"))[1])
+        return float(self.wait_for(re.compile(rb"\nup=([\d.]+)\r"))[1])
 
     def cpu_s(self) -> float:
         """CPU time of the host process so far."""
