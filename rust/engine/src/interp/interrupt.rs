@@ -151,6 +151,8 @@ impl Vcpu {
     pub fn deliver(&mut self, event: Event) {
         let mut event = event;
         self.cpu.shadow = 0;
+        // Debug exceptions end HLT, too.
+        self.cpu.halted = false;
         while let Err(fault) = self.enter_handler(&event, self.cpu.rip) {
             match combine(&event, fault) {
                 Some(next) => event = next,
@@ -388,11 +390,21 @@ pub(super) fn execute(v: &mut Vcpu, insn: &Instruction) -> Option<Result<(), Fau
         Mnemonic::Int3 => Event::software(vector::BP),
         Mnemonic::Into if v.cpu.rflags & flags::OF == 0 => return Some(Ok(())),
         Mnemonic::Into => Event::software(vector::OF),
-        Mnemonic::Int1 => Event {
-            source: Source::PrivilegedSoftware,
-            ..Event::trap(vector::DB)
-        },
+        Mnemonic::Int1 => return Some(int1(v)),
         _ => return None,
     };
     Some(v.software_interrupt(event))
+}
+
+/// INT1 is a #DB, and takes those along that MOV SS held off.
+fn int1(v: &mut Vcpu) -> Result<(), Fault> {
+    v.software_interrupt(Event {
+        source: Source::PrivilegedSoftware,
+        ..Event::trap(vector::DB)
+    })?;
+    let held = std::mem::take(&mut v.cpu.pending_db);
+    if held != 0 {
+        v.record_debug(held);
+    }
+    Ok(())
 }

@@ -106,6 +106,9 @@ fn ltr(v: &mut Vcpu, insn: &Instruction) -> Result<(), Fault> {
     if !d.present() {
         return Err(selector_fault(vector::NP, selector));
     }
+    if !canonical(d.base()) {
+        return Err(Fault::gp(selector));
+    }
     v.update_type(selector, BUSY, 0)?;
     v.cpu.tr = d.segment(selector);
     v.cpu.tr.attributes |= BUSY as u32;

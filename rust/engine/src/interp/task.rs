@@ -12,6 +12,7 @@ use super::descriptor::{
 };
 use super::frame::Frame;
 use crate::fault::{Fault, vector};
+use crate::mmu::segment::canonical;
 use crate::mmu::walk::Access;
 use crate::state::{Segment, cr0, flags, gpr, seg};
 use crate::vcpu::Vcpu;
@@ -330,6 +331,9 @@ impl Vcpu {
         }
         if !d.present() {
             return Err(selector_fault(absent, selector));
+        }
+        if !canonical(d.base()) {
+            return Err(selector_fault(vector, selector));
         }
         Ok(d.segment(selector))
     }

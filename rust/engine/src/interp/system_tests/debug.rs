@@ -3,6 +3,7 @@
 use super::*;
 use crate::fault::{Fault, vector};
 use crate::interp::debug::DR6_BS;
+use crate::interp::interrupt::Event;
 use crate::state::{cr4, flags, gpr, shadow};
 use iced_x86::code_asm::*;
 
@@ -117,4 +118,15 @@ fn dr4_is_dr6_unless_debugging_extensions_are_on() {
     m.v.cpu.rip = CODE;
     m.v.cpu.cr4 |= cr4::DE;
     assert_eq!(m.step(), Err(Fault::UD));
+}
+
+#[test]
+fn a_single_step_trap_ends_hlt() {
+    let mut m = protected(|a| a.hlt());
+    m.gate32(vector::DB, 0x8E);
+    m.v.cpu.rflags |= flags::TF;
+    m.v.step();
+    assert_eq!(m.v.cpu.pending_db, DR6_BS);
+    m.v.deliver(Event::trap(vector::DB));
+    assert!(!m.v.cpu.halted);
 }
