@@ -36,9 +36,33 @@ pub struct Stats {
     pub ns_running: u64,
     pub ns_halted: u64,
     pub ns_translating: u64,
+    /// Instructions interpreted, by `iced_x86::Mnemonic`.
+    pub by_mnemonic: Vec<u64>,
 }
 
 impl Stats {
+    #[inline]
+    pub fn count_interpreted(&mut self, mnemonic: iced_x86::Mnemonic) {
+        self.interpreted += 1;
+        let index = mnemonic as usize;
+        if self.by_mnemonic.len() <= index {
+            self.by_mnemonic.resize(index + 1, 0);
+        }
+        self.by_mnemonic[index] += 1;
+    }
+
+    /// The `count` mnemonics interpreted most, in lower case, most frequent first.
+    pub fn interpreted_most(&self, count: usize) -> Vec<(String, u64)> {
+        let mut all: Vec<_> = iced_x86::Mnemonic::values()
+            .zip(self.by_mnemonic.iter())
+            .filter(|&(_, &n)| n > 0)
+            .map(|(m, &n)| (format!("{m:?}").to_lowercase(), n))
+            .collect();
+        all.sort_by(|a, b| b.1.cmp(&a.1));
+        all.truncate(count);
+        all
+    }
+
     /// Every counter with its name.
     pub fn by_name(&self) -> impl Iterator<Item = (&'static str, u64)> {
         [
@@ -63,9 +87,9 @@ impl Stats {
             ("port_accesses", self.port_accesses),
             ("mmio_accesses", self.mmio_accesses),
             ("halts", self.halts),
-            ("ns_running", self.ns_running),
-            ("ns_halted", self.ns_halted),
-            ("ns_translating", self.ns_translating),
+            ("running_ns", self.ns_running),
+            ("halted_ns", self.ns_halted),
+            ("translating_ns", self.ns_translating),
         ]
         .into_iter()
     }

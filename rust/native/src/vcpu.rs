@@ -252,6 +252,11 @@ impl Vcpu {
         for (name, value) in stats.by_name() {
             dict.set_item(name, value)?;
         }
+        let most = PyDict::new(py);
+        for (mnemonic, count) in stats.interpreted_most(16) {
+            most.set_item(mnemonic, count)?;
+        }
+        dict.set_item("interpreted_most", most)?;
         Ok(dict)
     }
 

@@ -58,7 +58,6 @@ impl Vcpu {
     /// Executes one instruction (of a repeated string instruction: some iterations) and delivers
     /// the exception or trap it raises.
     pub fn step(&mut self) {
-        self.stats.interpreted += 1;
         self.single_step = self.cpu.rflags & flags::TF != 0;
         let shadow_before = std::mem::take(&mut self.cpu.shadow);
         let pending_before = self.cpu.pending_db;
@@ -90,6 +89,7 @@ impl Vcpu {
     fn fetch_and_execute(&mut self) -> Result<(), Fault> {
         let (instruction, bytes) = self.fetch()?;
         self.insn_bytes = bytes;
+        self.stats.count_interpreted(instruction.mnemonic());
         self.cpu.rflags &= !flags::RF;
         self.next_rip = self.wrap_ip(instruction.next_ip());
         self.execute(&instruction)
