@@ -54,6 +54,16 @@ impl Insn {
         &self.bytes[..self.ins.len()]
     }
 
+    /// Whether the rule has flag-clobbering code before the instruction's own work.
+    fn wants_free_flags(&self) -> bool {
+        use Rule::*;
+        match self.rule {
+            Copy | CallIndirect | JmpIndirect => self.ins.op_kinds().any(|k| k == OpKind::Memory),
+            Lea | Jmp | Jcc | Loop | Jcxz | Rdtsc | Swapgs | FsGsBase | Interpret => false,
+            _ => true,
+        }
+    }
+
     /// Whether flag-clobbering code may stand before the instruction's own work.
     pub fn flags_dead(&self) -> bool {
         self.live & ARITHMETIC == 0
@@ -405,6 +415,19 @@ impl Builder<'_> {
         Flow::End
     }
 
+    /// Leaves for the interpreter to do the current instruction if `cond`; nothing was changed yet.
+    pub fn interpret_if(&mut self, cond: Cond, saved: bool) {
+        let at = self.asm.label();
+        self.asm.jcc(cond, at);
+        self.cold.push(Cold::Interpret { at, saved, insn: self.at });
+    }
+
+    /// The same if an interrupt waits for IF.  Flags are free.
+    pub fn interpret_if_interrupt_waits(&mut self, saved: bool) {
+        self.asm.alu(Alu::Cmp, W32, area!(interrupt_waits), 0);
+        self.interpret_if(Cond::Ne, saved);
+    }
+
     /// `mov [cpu.rip], rip`; R9 may be lost.
     pub fn store_rip(&mut self, rip: u64) {
         if rip as i32 as i64 as u64 == rip {
@@ -657,6 +680,25 @@ impl Builder<'_> {
         Some(Mem::base(R9))
     }
 
+    /// The memory operand's address over registers that are all in host registers, if 16-bit
+    /// wrapping has no part in it.
+    pub fn resident_address(&self, ins: &Instruction) -> Option<Mem> {
+        if const_address(ins, self.mode()).is_some() || address_bits(ins, self.mode()) == 16 {
+            return None;
+        }
+        let host = |r: Register| host_register(register_number(r));
+        let base = match ins.memory_base() {
+            Register::None => None,
+            r => Some(host(r)?),
+        };
+        let index = match ins.memory_index() {
+            Register::None => None,
+            r => Some((host(r)?, ins.memory_index_scale() as u8)),
+        };
+        let disp = ins.memory_displacement64() as i32;
+        Some(Mem { base, index, disp, seg: None, addr32: false })
+    }
+
     /// R9 = the effective address of the memory operand, wrapped.  Keeps flags; R10 is lost.
     pub fn effective_address(&mut self, ins: &Instruction) {
         let width = address_bits(ins, self.mode());
@@ -696,7 +738,7 @@ impl Builder<'_> {
 
     /// The host register that holds a guest register of an address; loads homed ones into `scratch`.
     fn address_register(&mut self, r: Register, scratch: super::emit::Gpr) -> super::emit::Gpr {
-        let number = r.full_register() as usize - Register::RAX as usize;
+        let number = register_number(r);
         match host_register(number) {
             Some(host) => host,
             None => {
@@ -729,6 +771,11 @@ impl Builder<'_> {
         self.asm.bind(loaded);
         emit_restore_flags(self.asm);
     }
+}
+
+/// Number of a general register of any width but AH to BH.
+pub fn register_number(r: Register) -> usize {
+    r.full_register() as usize - Register::RAX as usize
 }
 
 /// Which host register holds guest register `number`, if any.
@@ -773,8 +820,26 @@ pub fn const_address(ins: &Instruction, mode: &Mode) -> Option<u64> {
     })
 }
 
-/// Decodes a block from `bytes` (the rest of the page), and finds which flags are live where.
-pub fn decode(mode: &Mode, rip: u64, bytes: &[u8], limit: usize, insns: &mut Vec<Insn>) {
+/// Decodes a block at `page[offset..]`, and finds which flags are live where.
+/// Tells which bytes beyond the block the latter depends on, as a range of RIPs.
+pub fn decode(
+    mode: &Mode,
+    rip: u64,
+    page: &[u8],
+    offset: usize,
+    insns: &mut Vec<Insn>,
+) -> Option<(u64, u64)> {
+    decode_up_to(MAX_INSTRUCTIONS, mode, rip, &page[offset..], insns);
+    liveness(mode, page, rip.wrapping_sub(offset as u64), insns)
+}
+
+/// Decodes the one instruction at `bytes`, which straddles two pages.
+pub fn decode_straddling(mode: &Mode, rip: u64, bytes: &[u8], insns: &mut Vec<Insn>) {
+    decode_up_to(1, mode, rip, bytes, insns);
+    propagate(ARITHMETIC, insns);
+}
+
+fn decode_up_to(limit: usize, mode: &Mode, rip: u64, bytes: &[u8], insns: &mut Vec<Insn>) {
     insns.clear();
     let mut decoder = Decoder::with_ip(mode.code_bits(), bytes, rip, DecoderOptions::NONE);
     while insns.len() < limit && decoder.can_decode() {
@@ -799,11 +864,31 @@ pub fn decode(mode: &Mode, rip: u64, bytes: &[u8], limit: usize, insns: &mut Vec
             break;
         }
     }
-    liveness(mode, insns);
+    if let Some(last) = insns.last_mut()
+        && last.rule == Rule::Sti
+    {
+        // Its shadow covers an instruction of the next block: only the interpreter knows how.
+        last.rule = Rule::Interpret;
+    }
 }
 
-fn liveness(mode: &Mode, insns: &mut [Insn]) {
-    let mut live = live_after_block(mode, insns);
+/// Fills in `Insn::live`; the byte range beyond the block that this looked at, from its RIP.
+fn liveness(mode: &Mode, page: &[u8], start: u64, insns: &mut [Insn]) -> Option<(u64, u64)> {
+    propagate(ARITHMETIC, insns);
+    if !insns.iter().any(|i| !i.flags_dead() && i.wants_free_flags()) {
+        return None;
+    }
+    let mut seen = Peek { mode, page, start, low: u64::MAX, high: 0 };
+    let live = seen.live_after(insns.last()?);
+    if live != ARITHMETIC {
+        propagate(live, insns);
+        return Some((seen.low, seen.high));
+    }
+    None
+}
+
+fn propagate(live_after: u32, insns: &mut [Insn]) {
+    let mut live = live_after;
     for insn in insns.iter_mut().rev() {
         let (read, killed) = flag_use(insn);
         live = live & !killed | read;
@@ -811,10 +896,64 @@ fn liveness(mode: &Mode, insns: &mut [Insn]) {
     }
 }
 
-/// Flags that code after the block may read: all, unless the jump's targets are in sight.
-fn live_after_block(mode: &Mode, insns: &[Insn]) -> u32 {
-    let _ = (mode, insns);
-    ARITHMETIC
+/// A look at the code that follows a block inside the same page: which flags does it need?
+struct Peek<'a> {
+    mode: &'a Mode,
+    page: &'a [u8],
+    /// RIP of the page's first byte.
+    start: u64,
+    /// What was looked at, in RIPs.
+    low: u64,
+    high: u64,
+}
+
+/// Instructions looked at after a branch.
+const PEEK: usize = 6;
+
+impl Peek<'_> {
+    fn live_after(&mut self, last: &Insn) -> u32 {
+        let (target, next) = (last.ins.near_branch_target(), last.ins.next_ip());
+        match last.rule {
+            Rule::Jmp | Rule::Call => self.live_at(target),
+            Rule::Jcc | Rule::Loop | Rule::Jcxz => match self.live_at(target) {
+                ARITHMETIC => ARITHMETIC,
+                live => live | self.live_at(next),
+            },
+            r if r.ends_block() => ARITHMETIC,
+            _ => self.live_at(next),
+        }
+    }
+
+    /// Flags that code at `rip` may read before it overwrites them.
+    fn live_at(&mut self, rip: u64) -> u32 {
+        let offset = rip.wrapping_sub(self.start);
+        let Some(code) = self.page.get(offset as usize..).filter(|c| !c.is_empty()) else {
+            return ARITHMETIC;
+        };
+        let bits = self.mode.code_bits();
+        let mut decoder = Decoder::with_ip(bits, code, rip, DecoderOptions::NONE);
+        let (mut needed, mut open) = (0, ARITHMETIC);
+        for _ in 0..PEEK {
+            if open == 0 || !decoder.can_decode() {
+                break;
+            }
+            let ins = decoder.decode();
+            if ins.is_invalid() {
+                break;
+            }
+            let rule = rules::rule(self.mode, &ins);
+            let insn = Insn { ins, bytes: [0; 15], rule, live: 0 };
+            let (read, killed) = flag_use(&insn);
+            needed |= read & open;
+            open &= !killed;
+            if rule.ends_block() {
+                break;
+            }
+        }
+        self.low = self.low.min(rip);
+        self.high = self.high.max(decoder.ip());
+        needed | open
+    }
 }
 
 /// Flags an instruction reads, and those it overwrites whatever happens.

@@ -69,8 +69,9 @@ pub struct Block {
     map: Box<[(u32, u16)]>,
     /// Links of other blocks that jump here.
     incoming: Vec<u32>,
-    /// Physical ranges (address, bytes) that it was made from.
-    pub sources: [(u64, u64); 2],
+    /// Physical ranges (address, bytes) that it was made from: its own, one that its flags'
+    /// liveness relies on, the end of a straddling instruction.
+    pub sources: [(u64, u64); 3],
     pub alive: bool,
 }
 
@@ -100,7 +101,7 @@ impl Block {
             second,
             map: built.map.clone().into_boxed_slice(),
             incoming: Vec::new(),
-            sources: [(0, 0); 2],
+            sources: [(0, 0); 3],
             alive: true,
         }
     }
@@ -283,11 +284,14 @@ impl BlockTable {
     /// Registers the source range of a block inside one page.
     pub fn note_source(&mut self, index: u32, physical: u64, bytes: u64) {
         let block = &mut self.blocks[index as usize];
-        let which = (block.sources[0].1 != 0) as usize;
-        block.sources[which] = (physical, bytes);
+        if let Some(free) = block.sources.iter_mut().find(|s| s.1 == 0) {
+            *free = (physical, bytes);
+        }
         let page = self.code_pages.entry(physical / PAGE).or_default();
         page.granules |= granules(physical, bytes);
-        page.blocks.push(index);
+        if page.blocks.last() != Some(&index) {
+            page.blocks.push(index);
+        }
     }
 }
 

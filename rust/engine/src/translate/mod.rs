@@ -189,6 +189,7 @@ impl Vcpu {
         // SAFETY: the Area is this vCPU's own; no translated code is running.
         let area = unsafe { &mut *self.env.area() };
         area.host_flags = self.cpu.rflags & flags::ARITHMETIC | flags::FIXED | flags::IF;
+        self.cpu.rflags &= !flags::ARITHMETIC;
         if self.cpu.code64() {
             return;
         }
@@ -206,8 +207,7 @@ impl Vcpu {
     fn leave_area(&mut self) -> u32 {
         // SAFETY: the Area is this vCPU's own; no translated code is running.
         let area = unsafe { &mut *self.env.area() };
-        self.cpu.rflags =
-            self.cpu.rflags & !flags::ARITHMETIC | area.host_flags & flags::ARITHMETIC;
+        self.cpu.rflags |= area.host_flags & flags::ARITHMETIC;
         area.exit_kind
     }
 
@@ -281,14 +281,13 @@ impl Vcpu {
             self.flush_code_cache();
         }
         let offset = (linear % PAGE) as usize;
-        let mut bytes = [0u8; PAGE as usize + 16];
-        let in_page = PAGE as usize - offset;
-        // SAFETY: the rest of the page at `host` is readable.
-        unsafe {
-            std::ptr::copy_nonoverlapping(page.host.add(offset), bytes.as_mut_ptr(), in_page);
-        }
+        const WHOLE: usize = PAGE as usize;
+        let mut bytes = [0u8; WHOLE + 16];
+        let in_page = WHOLE - offset;
+        // SAFETY: the page at `host` is readable.
+        unsafe { std::ptr::copy_nonoverlapping(page.host, bytes.as_mut_ptr(), WHOLE) };
         let mut insns = std::mem::take(&mut self.jit.insns);
-        block::decode(mode, rip, &bytes[..in_page], MAX_INSTRUCTIONS, &mut insns);
+        let peeked = block::decode(mode, rip, &bytes[..WHOLE], offset, &mut insns);
         let mut second = None;
         let mut second_physical = None;
         if insns.is_empty() && in_page < 15 {
@@ -301,10 +300,10 @@ impl Vcpu {
             {
                 // SAFETY: 16 bytes from the start of the page at `host` are readable.
                 unsafe {
-                    let to = bytes.as_mut_ptr().add(in_page);
+                    let to = bytes.as_mut_ptr().add(WHOLE);
                     std::ptr::copy_nonoverlapping(next.host, to, 16);
                 }
-                block::decode(mode, rip, &bytes[..in_page + 15], 1, &mut insns);
+                block::decode_straddling(mode, rip, &bytes[offset..], &mut insns);
                 let vpn = (linear >> 12) + 1;
                 let id = self.jit.table.page_id(vpn, next.page >> 12);
                 second = Some(PageCheck { vpn, id });
@@ -351,6 +350,11 @@ impl Vcpu {
         let physical = page.page + offset as u64;
         let block = Block::new(base, host_bytes, physical, rip, mode_number, &built, second);
         let index = self.jit.table.add(block, &built, base);
+        if let Some((low, high)) = peeked {
+            // The block relies on this code too; both lie in the page from `rip` on.
+            let at = physical.wrapping_add(low.wrapping_sub(rip));
+            self.note_code(index, at, high.wrapping_sub(low), page.host as u64);
+        }
         let first = length.min(in_page);
         self.note_code(index, physical, first as u64, page.host as u64);
         if let Some(second) = second_physical

@@ -5,11 +5,11 @@
 //! may fault before its first change of guest state.  What has no rule is interpreted.
 
 use super::block::{Builder, Flow, copyable, host_register};
-use super::emit::{Alu, Cond, Gpr, Mem, R8, R9, R10, RBP, RCX, W16, W32, W64, Width};
+use super::emit::{Alu, Cond, Gpr, Mem, R8, R9, R10, R11, RBP, RCX, W8, W16, W32, W64, Width};
 use super::mode::{Mode, bit};
 use super::reencode::{self, Class, Plan, Unit};
-use super::runtime::{area, field, gpr_home, saved};
-use crate::state::{CpuState, Segment, seg};
+use super::runtime::{area, emit_restore_flags, emit_save_flags, field, gpr_home, saved};
+use crate::state::{CpuState, Segment, flags, seg};
 use crate::translate::env::Area;
 use iced_x86::{Code, ConditionCode, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use std::mem::offset_of;
@@ -39,6 +39,10 @@ pub enum Rule {
     Swapgs,
     FsGsBase,
     DirectionFlag,
+    Pushf,
+    Popf,
+    Cli,
+    Sti,
     /// Leave the block, interpret, come back.
     Interpret,
 }
@@ -78,6 +82,12 @@ pub fn rule(mode: &Mode, ins: &Instruction) -> Rule {
         Pop if ins.op0_kind() == OpKind::Register && ins.op0_register().is_gpr() => Rule::Pop,
         Leave if mode.has(bit::STACK32) && ins.code() != Code::Leavew => Rule::Leave,
         Cld | Std => Rule::DirectionFlag,
+        Pushf | Pushfd | Pushfq if mode.has(bit::IO_PRIVILEGE) || !mode.has(bit::REAL_OR_V86) => {
+            Rule::Pushf
+        }
+        Popf | Popfd | Popfq if mode.has(bit::IO_PRIVILEGE) => Rule::Popf,
+        Cli if mode.has(bit::IO_PRIVILEGE) => Rule::Cli,
+        Sti if mode.has(bit::IO_PRIVILEGE) => Rule::Sti,
         Rdtsc if can_read_tsc(mode) => Rule::Rdtsc,
         Swapgs if mode.code64() && !mode.has(bit::USER) => Rule::Swapgs,
         Rdfsbase | Rdgsbase | Wrfsbase | Wrgsbase if fs_gs_base(mode, ins) => Rule::FsGsBase,
@@ -201,7 +211,14 @@ pub fn emit(b: &mut Builder) -> Flow {
         Rule::Rdtsc => rdtsc(b),
         Rule::Swapgs => swapgs(b),
         Rule::FsGsBase => read_base(b),
-        Rule::DirectionFlag => direction_flag(b),
+        Rule::DirectionFlag => {
+            let set = b.insn().ins.mnemonic() == Mnemonic::Std;
+            change_flag(b, flags::DF, set)
+        }
+        Rule::Pushf => pushf(b),
+        Rule::Popf => popf(b),
+        Rule::Cli => change_flag(b, flags::IF, false),
+        Rule::Sti => sti(b),
         Rule::Interpret => b.exit_interpret(),
     }
 }
@@ -311,8 +328,18 @@ fn number(register: Register) -> usize {
 
 fn lea(b: &mut Builder) -> Flow {
     let ins = b.insn().ins;
+    let target = ins.op0_register();
+    if let Some(mem) = b.resident_address(&ins)
+        && let Some(host) = host_register(number(target))
+        && target.size() >= 4
+    {
+        // The low half of a 64-bit address is the 32-bit one; a 32-bit one is zero-extended.
+        let wide = target.size() == 8 && super::block::address_bits(&ins, b.mode()) == 64;
+        b.asm.lea(if wide { W64 } else { W32 }, host, mem);
+        return Flow::Next;
+    }
     b.effective_address(&ins);
-    store_guest(b, ins.op0_register(), R9);
+    store_guest(b, target, R9);
     Flow::Next
 }
 
@@ -601,24 +628,90 @@ fn read_base(b: &mut Builder) -> Flow {
     Flow::Next
 }
 
-/// CLD and STD: the guest's DF is in memory, the host's is always clear.
-fn direction_flag(b: &mut Builder) -> Flow {
-    use crate::state::flags;
-    let set = b.insn().ins.mnemonic() == Mnemonic::Std;
-    // Bit 10 is in the second byte; BTS and BTR would change CF.
-    let second = area!(cpu.rflags);
-    let second = second.disp(second.disp + 1);
-    let bit = (flags::DF >> 8) as i32;
-    if b.insn().flags_dead() {
-        let op = if set { Alu::Or } else { Alu::And };
-        b.asm
-            .alu(op, super::emit::W8, second, if set { bit } else { !bit });
-    } else {
-        super::runtime::emit_save_flags(b.asm);
-        let op = if set { Alu::Or } else { Alu::And };
-        b.asm
-            .alu(op, super::emit::W8, second, if set { bit } else { !bit });
-        super::runtime::emit_restore_flags(b.asm);
+// --- flags that are not the host's ---
+
+/// What the host's PUSHFQ shows besides arithmetic flags while translated code runs: bit 1 and IF.
+const HOST_FIXED: i32 = (flags::FIXED | flags::IF) as i32;
+
+/// Sets or clears a system flag of bits 8 to 15: they are in memory (the host's DF stays clear).
+fn change_flag(b: &mut Builder, flag: u64, set: bool) -> Flow {
+    let byte = area!(cpu.rflags);
+    let byte = byte.disp(byte.disp + 1);
+    let bit = (flag >> 8) as i32;
+    let live = !b.insn().flags_dead();
+    // BTS and BTR would change CF too.
+    if live {
+        emit_save_flags(b.asm);
     }
+    let (op, mask) = if set { (Alu::Or, bit) } else { (Alu::And, !bit) };
+    b.asm.alu(op, W8, byte, mask);
+    if live {
+        emit_restore_flags(b.asm);
+    }
+    Flow::Next
+}
+
+/// STI where no interrupt waits for it; otherwise the interpreter keeps the shadow exactly.
+fn sti(b: &mut Builder) -> Flow {
+    let live = !b.insn().flags_dead();
+    if live {
+        emit_save_flags(b.asm);
+    }
+    b.interpret_if_interrupt_waits(live);
+    let byte = area!(cpu.rflags);
+    b.asm.alu(Alu::Or, W8, byte.disp(byte.disp + 1), (flags::IF >> 8) as i32);
+    if live {
+        emit_restore_flags(b.asm);
+    }
+    Flow::Next
+}
+
+/// In `cpu.rflags` the arithmetic flags are 0 while translated code runs: a sum joins both parts.
+fn pushf(b: &mut Builder) -> Flow {
+    let size = -b.insn().ins.stack_pointer_increment();
+    let Some(width) = Width::from_bytes(size as usize) else {
+        return b.exit_interpret();
+    };
+    stack(b, -size, size as usize, true);
+    b.asm.pushfq();
+    b.asm.pop(R10);
+    b.asm.mov(W64, R11, area!(cpu.rflags));
+    b.asm.lea(W64, R10, Mem::base(R10).index(R11, 1).disp(-HOST_FIXED));
+    b.asm.mov(width, Mem::base(R9), R10);
+    move_stack(b, -size);
+    Flow::Next
+}
+
+/// POPF that changes IF, DF, ID and arithmetic flags only; all else is interpreted.
+fn popf(b: &mut Builder) -> Flow {
+    let size = b.insn().ins.stack_pointer_increment();
+    let Some(width) = Width::from_bytes(size as usize) else {
+        return b.exit_interpret();
+    };
+    let narrow = width == W16;
+    let taken = (flags::IF | flags::DF) as i32 | if narrow { 0 } else { flags::ID as i32 };
+    let kept = (flags::TF | flags::IOPL | flags::NT) as i32
+        | if narrow { 0 } else { flags::AC as i32 };
+    stack(b, 0, size as usize, false);
+    load_narrow(b, width, Mem::base(R9));
+    b.asm.mov(W64, R10, area!(cpu.rflags));
+    b.asm.mov(W32, R11, R9);
+    b.asm.alu(Alu::Xor, W32, R11, R10);
+    b.asm.test(W32, R11, kept);
+    b.interpret_if(Cond::Ne, false);
+    b.interpret_if_interrupt_waits(false);
+    b.asm.mov(W32, R11, R9);
+    b.asm.alu(Alu::And, W32, R11, taken);
+    b.asm.alu(Alu::And, W64, R10, !taken);
+    b.asm.alu(Alu::Or, W64, R10, R11);
+    b.asm.mov(W64, area!(cpu.rflags), R10);
+    // AH = SF ZF AF PF CF, AL = OF, and into the flags.
+    b.asm.mov(W64, R11, super::emit::RAX);
+    b.asm.movzx(W32, super::emit::RAX, W8, R9);
+    b.asm.shift(super::emit::Shift::Shl, W32, super::emit::RAX, 8);
+    b.asm.bit_test(super::emit::BitTest::Bt, W32, R9, 11);
+    b.asm.setcc(Cond::B, super::emit::RAX);
+    emit_restore_flags(b.asm);
+    move_stack(b, size);
     Flow::Next
 }
