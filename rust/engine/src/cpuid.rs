@@ -13,6 +13,7 @@
 use crate::apic::BUS_HZ;
 use crate::host;
 use crate::host::component;
+use crate::interp::fpu;
 use crate::mmu::walk::PHYSICAL_BITS;
 use crate::state::{CpuState, cr4};
 use crate::vcpu::tsc_hz;
@@ -661,7 +662,13 @@ impl Model {
         };
         let mut leaves = vec![((0xD, 0), sizes), ((0xD, 1), extensions)];
         for index in (2..32).filter(|i| components >> i & 1 != 0) {
-            leaves.push(((0xD, index), host::cpuid(0xD, index)));
+            let (offset, bytes) = fpu::component_place(index).unwrap_or((0, 0));
+            let place = Leaf {
+                eax: bytes as u32,
+                ebx: offset as u32,
+                ..Leaf::default()
+            };
+            leaves.push(((0xD, index), place));
         }
         leaves
     }
@@ -761,29 +768,21 @@ fn clock_leaves() -> [((u32, u32), Leaf); 2] {
 
 /// Bytes of a standard-format XSAVE image with `components`.
 fn standard_size(components: u64) -> u32 {
-    (2..32)
-        .filter(|i| components & component::ALL & !3 & 1 << i != 0)
-        .map(|i| {
-            let (offset, bytes) = host::component_place(i);
-            (offset + bytes) as u32
-        })
+    extended_places(components)
+        .map(|(offset, bytes)| (offset + bytes) as u32)
         .fold(XSAVE_BASE, u32::max)
 }
 
 /// Bytes of a compacted XSAVE image with `components`.
 fn compacted_size(components: u64) -> u32 {
+    extended_places(components).fold(XSAVE_BASE, |size, (_, bytes)| size + bytes as u32)
+}
+
+/// Offset and size in bytes of those of `components` that lie behind the XSAVE header.
+fn extended_places(components: u64) -> impl Iterator<Item = (usize, usize)> {
     (2..32)
-        .filter(|i| components & component::ALL & !3 & 1 << i != 0)
-        .fold(XSAVE_BASE, |size, i| {
-            let leaf = host::cpuid(0xD, i);
-            let aligned = leaf.ecx & 2 != 0;
-            let start = if aligned {
-                size.next_multiple_of(64)
-            } else {
-                size
-            };
-            start + leaf.eax
-        })
+        .filter(move |i| components >> i & 1 != 0)
+        .filter_map(fpu::component_place)
 }
 
 #[cfg(test)]

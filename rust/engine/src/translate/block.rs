@@ -419,7 +419,11 @@ impl Builder<'_> {
     pub fn interpret_if(&mut self, cond: Cond, saved: bool) {
         let at = self.asm.label();
         self.asm.jcc(cond, at);
-        self.cold.push(Cold::Interpret { at, saved, insn: self.at });
+        self.cold.push(Cold::Interpret {
+            at,
+            saved,
+            insn: self.at,
+        });
     }
 
     /// The same if an interrupt waits for IF.  Flags are free.
@@ -696,7 +700,13 @@ impl Builder<'_> {
             r => Some((host(r)?, ins.memory_index_scale() as u8)),
         };
         let disp = ins.memory_displacement64() as i32;
-        Some(Mem { base, index, disp, seg: None, addr32: false })
+        Some(Mem {
+            base,
+            index,
+            disp,
+            seg: None,
+            addr32: false,
+        })
     }
 
     /// R9 = the effective address of the memory operand, wrapped.  Keeps flags; R10 is lost.
@@ -875,10 +885,19 @@ fn decode_up_to(limit: usize, mode: &Mode, rip: u64, bytes: &[u8], insns: &mut V
 /// Fills in `Insn::live`; the byte range beyond the block that this looked at, from its RIP.
 fn liveness(mode: &Mode, page: &[u8], start: u64, insns: &mut [Insn]) -> Option<(u64, u64)> {
     propagate(ARITHMETIC, insns);
-    if !insns.iter().any(|i| !i.flags_dead() && i.wants_free_flags()) {
+    if !insns
+        .iter()
+        .any(|i| !i.flags_dead() && i.wants_free_flags())
+    {
         return None;
     }
-    let mut seen = Peek { mode, page, start, low: u64::MAX, high: 0 };
+    let mut seen = Peek {
+        mode,
+        page,
+        start,
+        low: u64::MAX,
+        high: 0,
+    };
     let live = seen.live_after(insns.last()?);
     if live != ARITHMETIC {
         propagate(live, insns);
@@ -942,7 +961,12 @@ impl Peek<'_> {
                 break;
             }
             let rule = rules::rule(self.mode, &ins);
-            let insn = Insn { ins, bytes: [0; 15], rule, live: 0 };
+            let insn = Insn {
+                ins,
+                bytes: [0; 15],
+                rule,
+                live: 0,
+            };
             let (read, killed) = flag_use(&insn);
             needed |= read & open;
             open &= !killed;

@@ -643,7 +643,11 @@ fn change_flag(b: &mut Builder, flag: u64, set: bool) -> Flow {
     if live {
         emit_save_flags(b.asm);
     }
-    let (op, mask) = if set { (Alu::Or, bit) } else { (Alu::And, !bit) };
+    let (op, mask) = if set {
+        (Alu::Or, bit)
+    } else {
+        (Alu::And, !bit)
+    };
     b.asm.alu(op, W8, byte, mask);
     if live {
         emit_restore_flags(b.asm);
@@ -659,7 +663,12 @@ fn sti(b: &mut Builder) -> Flow {
     }
     b.interpret_if_interrupt_waits(live);
     let byte = area!(cpu.rflags);
-    b.asm.alu(Alu::Or, W8, byte.disp(byte.disp + 1), (flags::IF >> 8) as i32);
+    b.asm.alu(
+        Alu::Or,
+        W8,
+        byte.disp(byte.disp + 1),
+        (flags::IF >> 8) as i32,
+    );
     if live {
         emit_restore_flags(b.asm);
     }
@@ -676,7 +685,8 @@ fn pushf(b: &mut Builder) -> Flow {
     b.asm.pushfq();
     b.asm.pop(R10);
     b.asm.mov(W64, R11, area!(cpu.rflags));
-    b.asm.lea(W64, R10, Mem::base(R10).index(R11, 1).disp(-HOST_FIXED));
+    b.asm
+        .lea(W64, R10, Mem::base(R10).index(R11, 1).disp(-HOST_FIXED));
     b.asm.mov(width, Mem::base(R9), R10);
     move_stack(b, -size);
     Flow::Next
@@ -690,8 +700,8 @@ fn popf(b: &mut Builder) -> Flow {
     };
     let narrow = width == W16;
     let taken = (flags::IF | flags::DF) as i32 | if narrow { 0 } else { flags::ID as i32 };
-    let kept = (flags::TF | flags::IOPL | flags::NT) as i32
-        | if narrow { 0 } else { flags::AC as i32 };
+    let kept =
+        (flags::TF | flags::IOPL | flags::NT) as i32 | if narrow { 0 } else { flags::AC as i32 };
     stack(b, 0, size as usize, false);
     load_narrow(b, width, Mem::base(R9));
     b.asm.mov(W64, R10, area!(cpu.rflags));
@@ -708,7 +718,8 @@ fn popf(b: &mut Builder) -> Flow {
     // AH = SF ZF AF PF CF, AL = OF, and into the flags.
     b.asm.mov(W64, R11, super::emit::RAX);
     b.asm.movzx(W32, super::emit::RAX, W8, R9);
-    b.asm.shift(super::emit::Shift::Shl, W32, super::emit::RAX, 8);
+    b.asm
+        .shift(super::emit::Shift::Shl, W32, super::emit::RAX, 8);
     b.asm.bit_test(super::emit::BitTest::Bt, W32, R9, 11);
     b.asm.setcc(Cond::B, super::emit::RAX);
     emit_restore_flags(b.asm);

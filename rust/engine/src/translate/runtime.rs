@@ -233,7 +233,10 @@ fn emit_load_fpu(a: &mut Asm) {
     let mask = crate::host::xcr0();
     a.mov(W32, RAX, mask as u32 as i64);
     a.mov(W32, RDX, (mask >> 32) as i64);
-    a.state(StateOp::Xrstor, true, up(area!(cpu.fpu)));
+    // All components in the image are valid; none is to be taken as initial.
+    let image = up(area!(cpu.fpu));
+    a.mov(W64, image.disp(image.disp + 512), mask as i64);
+    a.state(StateOp::Xrstor, true, image);
     a.mov(W32, up(area!(fpu_live)), 1);
     a.mov(W64, RAX, up(saved(0)));
     a.mov(W64, RDX, up(saved(1)));
