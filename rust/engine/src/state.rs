@@ -311,7 +311,9 @@ impl CpuState {
             attributes: P | S | CODE | READABLE | ACCESSED,
             selector: 0xF000,
         };
-        s.fpu.0[0..2].copy_from_slice(&0x037Fu16.to_le_bytes());
+        // FCW 0040h; tag word 5555h, that is, no register is empty; MXCSR.
+        s.fpu.0[0..2].copy_from_slice(&0x0040u16.to_le_bytes());
+        s.fpu.0[4] = 0xFF;
         s.fpu.0[24..28].copy_from_slice(&0x1F80u32.to_le_bytes());
         s
     }

@@ -279,6 +279,7 @@ impl Machine {
     pub fn enter_mode(&mut self) {
         let signature = self.vcpu.model.signature();
         let mut cpu = CpuState::reset(signature);
+        cpu.fpu.init_x87();
         let mode = self.mode;
         cpu.gpr = [0; 16];
         cpu.gpr[gpr::RSP] = at::STACK;

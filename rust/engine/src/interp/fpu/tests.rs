@@ -72,6 +72,7 @@ fn flat(code: u32) -> Vcpu {
     v.cpu.cr0 = cr0::PE | cr0::NE | cr0::ET | cr0::MP;
     v.cpu.cr4 = cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE;
     v.cpu.xcr0 = host::xcr0();
+    v.cpu.fpu.init_x87();
     v.cpu.rip = 0x7000;
     v.cpu.gpr[gpr::RSI] = DATA;
     v
