@@ -65,6 +65,7 @@ class FakeVcpu:
         self.intr = False
         self.acknowledge = None
         self.messages = []
+        self.tsc_now = self.skipped = 0     # ticks
         self.local_apic = {}
         self._wake = threading.Event()
 
@@ -122,6 +123,12 @@ class FakeVcpu:
 
     def cpuid(self, leaf, subleaf=0):
         return (0, 0, 0, 1 << 29)
+
+    def tsc(self):
+        return self.tsc_now
+
+    def skip_time(self, ticks):
+        self.skipped += ticks
 
     def stats(self):
         return {"blocks": 0}

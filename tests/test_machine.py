@@ -187,6 +187,14 @@ def test_a_paused_guest_and_its_clock_stand(play):
         assert not vm.paused
 
 
+def test_the_tsc_stands_while_paused(play):
+    with play(spin) as vm:
+        vm.pause()
+        vm.vcpu.tsc_now += 5000
+        vm.resume()
+    assert vm.vcpu.skipped == 5000
+
+
 def test_a_paused_machine_can_be_stopped(play):
     with play(halt) as vm:
         vm.pause()

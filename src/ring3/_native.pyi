@@ -74,6 +74,8 @@ class Vcpu:
         """Called with the vector at the EOI of a level-triggered interrupt (broadcast to I/O APICs)."""
     def tsc(self) -> int:
         """The guest's time-stamp counter now."""
+    def skip_time(self, ticks: int) -> None:
+        """The TSC and the local APIC's timer stood still for so many ticks of the TSC."""
     tsc_hz: int
     def cpuid(self, leaf: int, subleaf: int = 0) -> tuple[int, int, int, int]:
         """EAX, EBX, ECX, EDX as the guest's CPUID returns them: which features the model has."""

@@ -300,7 +300,8 @@ class Machine:
         return self._result is None
 
     def _park(self) -> None:
-        """Stands until resumed or ended, and the clock with it."""
+        """Stands until resumed or ended, and the guest's clocks with it."""
+        before = self.vcpu.tsc()
         with self.bus.lock:
             self.clock.pause()
         with self._changed:
@@ -308,6 +309,7 @@ class Machine:
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._want_pause or self._result is not None)
             self._parked = False
+        self.vcpu.skip_time(self.vcpu.tsc() - before)
         with self.bus.lock:
             self.clock.resume()
             if self._timers is not None:

@@ -220,6 +220,12 @@ impl Vcpu {
         host_tsc().wrapping_add(self.cpu.tsc_offset)
     }
 
+    /// The guest's clocks stood still for `ticks` of the host's TSC: the machine was paused.
+    pub fn skip_time(&mut self, ticks: u64) {
+        self.cpu.tsc_offset = self.cpu.tsc_offset.wrapping_sub(ticks);
+        self.apic.skip_time(ticks);
+    }
+
     /// Runs guest code until the machine must act.
     pub fn run(&mut self) -> Exit {
         let start = Instant::now();

@@ -194,6 +194,11 @@ impl Vcpu {
         Ok(self.engine()?.tsc())
     }
 
+    fn skip_time(&self, ticks: u64) -> PyResult<()> {
+        self.engine()?.skip_time(ticks);
+        Ok(())
+    }
+
     #[getter]
     fn tsc_hz(&self) -> u64 {
         engine::vcpu::tsc_hz()

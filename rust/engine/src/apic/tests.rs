@@ -352,6 +352,16 @@ fn a_masked_timer_counts_without_interrupts() {
 }
 
 #[test]
+fn a_count_that_stood_still_goes_on_where_it_was() {
+    let mut a = apic();
+    set(&mut a, reg::DIVIDE, 0xB);
+    set(&mut a, reg::INITIAL_COUNT, 1000);
+    a.skip_time(ticks(5000));
+    let half = at(ticks(5500));
+    assert!(a.read_register(reg::CURRENT_COUNT, half).abs_diff(500) <= 1);
+}
+
+#[test]
 fn an_initial_count_of_zero_stops_the_timer() {
     let mut a = apic();
     set(&mut a, reg::LVT_TIMER, 0x40);

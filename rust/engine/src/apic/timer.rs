@@ -54,6 +54,12 @@ impl Apic {
         }
     }
 
+    /// The count stood still for `ticks` of the host's TSC.
+    pub fn skip_time(&mut self, ticks: u64) {
+        let end = &mut self.state.count_end;
+        *end = end.map(|end| end.saturating_add(ticks));
+    }
+
     /// IA32_TSC_DEADLINE; 0 in other modes.
     pub fn tsc_deadline(&self) -> u64 {
         self.state.tsc_deadline
