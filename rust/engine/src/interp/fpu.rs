@@ -19,7 +19,7 @@ mod xsave;
 
 pub use native::NativeUnit;
 pub use stub::leave_stub;
-pub use xsave::in_use;
+pub use xsave::{component_place, in_use};
 
 use crate::fault::Fault;
 use crate::vcpu::Vcpu;

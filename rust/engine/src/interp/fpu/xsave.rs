@@ -34,6 +34,12 @@ fn places() -> [(u32, usize, usize); 4] {
     ]
 }
 
+/// Offset and size in bytes of component `index` in the guest's standard format (CPUID.0Dh).
+pub fn component_place(index: u32) -> Option<(usize, usize)> {
+    let (_, offset, bytes) = places().into_iter().find(|p| p.0 == index)?;
+    (offset != 0).then_some((offset, bytes))
+}
+
 /// Which of the saving instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
