@@ -52,6 +52,21 @@ class Terminal:
 
 
 @pytest.fixture
+def terminal():
+    """Starts a machine on a terminal: terminal("--kernel", …); what still runs at the end is killed."""
+    started: list[Terminal] = []
+
+    def start(*arguments: str) -> Terminal:
+        started.append(Terminal(*arguments))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.process.kill()
+        each.process.wait()
+
+
+@pytest.fixture
 def kernel(tmp_path):
     def write(code: bytes) -> str:
         path: Path = tmp_path / "kernel"
@@ -63,52 +78,52 @@ def kernel(tmp_path):
 
 @pytest.mark.parametrize(("number", "status"), [
     (signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
-def test_a_signal_ends_a_guest_that_spins_with_interrupts_off(kernel, number, status):
-    terminal = Terminal("--kernel", kernel(HELLO))
-    terminal.wait_for(b"H")
-    terminal.process.send_signal(number)
-    assert terminal.end() == status
+def test_a_signal_ends_a_guest_that_spins_with_interrupts_off(terminal, kernel, number, status):
+    screen = terminal("--kernel", kernel(HELLO))
+    screen.wait_for(b"H")
+    screen.process.send_signal(number)
+    assert screen.end() == status
 
 
-def test_a_signal_ends_the_embedded_guest():
-    terminal = Terminal()
-    terminal.wait_for(b"Ring3 embedded guest")
-    terminal.process.send_signal(signal.SIGTERM)
-    assert terminal.end() == 143
+def test_a_signal_ends_the_embedded_guest(terminal):
+    screen = terminal()
+    screen.wait_for(b"Ring3 embedded guest")
+    screen.process.send_signal(signal.SIGTERM)
+    assert screen.end() == 143
 
 
-def test_the_menu_quits(kernel):
-    terminal = Terminal("--kernel", kernel(HELLO))
-    terminal.wait_for(b"H")
-    terminal.type(b"\x1dq")
-    assert terminal.end() == 0
-    assert b"q quit" in terminal.output
+def test_the_menu_quits(terminal, kernel):
+    screen = terminal("--kernel", kernel(HELLO))
+    screen.wait_for(b"H")
+    screen.type(b"\x1dq")
+    assert screen.end() == 0
+    assert b"q quit" in screen.output
 
 
-def test_the_menu_resets(kernel):
-    terminal = Terminal("--kernel", kernel(HELLO))
-    terminal.wait_for(b"H")
-    terminal.type(b"\x1dr")
-    terminal.wait_for(rb"(?s)H.*Ctrl-\].*H")
-    terminal.type(b"\x1dq")
-    assert terminal.end() == 0
+def test_the_menu_resets(terminal, kernel):
+    screen = terminal("--kernel", kernel(HELLO))
+    screen.wait_for(b"H")
+    screen.type(b"\x1dr")
+    screen.wait_for(rb"(?s)H.*Ctrl-\].*H")
+    screen.type(b"\x1dq")
+    assert screen.end() == 0
 
 
-def test_the_menu_pauses_and_quits_a_paused_machine(kernel):
-    terminal = Terminal("--kernel", kernel(HELLO))
-    terminal.wait_for(b"H")
-    terminal.type(b"\x1dp")
-    terminal.wait_for(b"paused")
-    terminal.type(b"\x1dq")
-    assert terminal.end() == 0
+def test_the_menu_pauses_and_quits_a_paused_machine(terminal, kernel):
+    screen = terminal("--kernel", kernel(HELLO))
+    screen.wait_for(b"H")
+    screen.type(b"\x1dp")
+    screen.wait_for(b"paused")
+    screen.type(b"\x1dq")
+    assert screen.end() == 0
 
 
-def test_control_c_is_the_guests_key():
-    terminal = Terminal()
-    terminal.wait_for(b"All tests passed")
-    terminal.type(b"a\x03b")
-    terminal.type(b"q")
-    assert terminal.end() == 0
+def test_control_c_is_the_guests_key(terminal):
+    screen = terminal()
+    screen.wait_for(b"All tests passed")
+    screen.type(b"a\x03b")
+    screen.type(b"q")
+    assert screen.end() == 0
 
 
 def test_a_signal_ends_a_machine_on_pipes(kernel):
