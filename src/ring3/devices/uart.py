@@ -135,7 +135,8 @@ class Ns16550:
                 self._control_fifo(value)
             case Reg.LCR:
                 s.lcr = value
-                if self._listens():
+                # Not on MCR's reset value alone: Linux sets the line up first, and drops RTS just after.
+                if self._listens() and (s.mcr & Mcr.RTS or s.ier & Ier.ERBFI):
                     self.backend.room()
             case Reg.MCR:
                 self._control_modem(value & 0x1F)
@@ -230,13 +231,13 @@ class Ns16550:
     def _listens(self) -> bool:
         """Whether the other end sends.
 
-        Linux holds RTS down until a program opens the port, and then empties the FIFO; what was typed
-        before, or comes from a pipe at once, waits for that.  Who takes interrupts listens in any case.
+        Linux holds RTS down and DTR up until a program opens the port, and empties the FIFO before it lifts
+        RTS; what was typed before, or comes from a pipe at once, waits for that.
         """
         s = self.state
         if s.mcr & Mcr.LOOP or not s.lcr & ~Lcr.DLAB:
             return False
-        return s.mcr & (Mcr.DTR | Mcr.RTS) != Mcr.DTR or bool(s.ier & Ier.ERBFI)
+        return s.mcr & (Mcr.DTR | Mcr.RTS) != Mcr.DTR
 
     def _line_status(self) -> int:
         s = self.state
