@@ -49,7 +49,10 @@ class Vm:
         """Called when a Python device raises (our bug): the access reads as all ones."""
 
 class Vcpu:
-    """One virtual CPU.  `run` and `wait` drop the GIL while guest code runs or sleeps."""
+    """One virtual CPU.  `run` and `wait` drop the GIL while guest code runs or sleeps.
+
+    Until they are back only `stats` and what is marked "any thread" may be called; the rest raises RuntimeError.
+    """
 
     def __init__(self, vm: Vm, *, index: int = 0, engine: str = "translate", cpu: str = "max") -> None:
         """engine: "translate" | "interp".  cpu: a model of `cpu_models()`.  Raises ValueError for unknown ones."""
@@ -64,7 +67,8 @@ class Vcpu:
         """The INTR pin (LINT0 as ExtINT / virtual wire), driven by the 8259 pair; any thread."""
     def set_intr_acknowledge(self, acknowledge: Callable[[], int]) -> None:
         """Called at the INTA cycle; returns the vector (the PIC's `acknowledge`)."""
-    def pulse_nmi(self) -> None: ...
+    def pulse_nmi(self) -> None:
+        """An edge at the NMI pin (LINT1); any thread."""
     def deliver_apic_interrupt(self, vector: int, delivery_mode: int, destination: int,
                                logical: bool, level_triggered: bool) -> None:
         """An interrupt message as the I/O APIC or an MSI sends it (SDM vol. 3, 11.11); any thread."""
@@ -72,6 +76,10 @@ class Vcpu:
         """A 32-bit store to the local APIC's register at `offset`, as firmware makes it; before `run` only."""
     def set_eoi_handler(self, handler: Callable[[int], None]) -> None:
         """Called with the vector at the EOI of a level-triggered interrupt (broadcast to I/O APICs)."""
+    def set_ferr_handler(self, handler: Callable[[bool], None]) -> None:
+        """Called with the FERR# pin's level as it changes: an x87 exception while CR0.NE=0, IRQ 13 on a PC."""
+    def set_ignne(self, level: bool) -> None:
+        """The IGNNE# pin, driven by the latch behind port F0h; any thread."""
     def tsc(self) -> int:
         """The guest's time-stamp counter now."""
     def skip_time(self, ticks: int) -> None:
@@ -86,7 +94,8 @@ class Vcpu:
         """Any subset of `registers()`; the segment parts set the hidden descriptor caches as they stand."""
     def read_virtual(self, address: int, length: int) -> bytes | None:
         """Through the guest's current paging; None where nothing is mapped."""
-    def stats(self) -> dict[str, Any]: ...
+    def stats(self) -> dict[str, Any]:
+        """Counters, and times in nanoseconds; while `run` or `wait` is on, as these found them.  Any thread."""
     def error(self) -> str | None: ...
 
 def cpu_models() -> dict[str, str]:

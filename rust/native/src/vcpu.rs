@@ -19,6 +19,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 /// Bytes that `read_virtual` gives at most.
@@ -31,12 +32,15 @@ type Callback = Mutex<Option<Arc<Py<PyAny>>>>;
 #[pyclass(frozen, module = "ring3._native")]
 pub struct Vcpu {
     engine: Mutex<engine::vcpu::Vcpu>,
+    /// `run` or `wait` is on.
+    occupied: AtomicBool,
     shared: Arc<Shared>,
     /// As of the last return of `run` or `wait`.
     stats: Mutex<Stats>,
     vm: Py<Vm>,
     acknowledge: Callback,
     eoi: Callback,
+    ferr: Callback,
 }
 
 fn busy() -> PyErr {
@@ -52,19 +56,46 @@ impl Vcpu {
         }
     }
 
+    /// A callable for the garbage collector to see, and what calls it with one value.
+    fn notifier<V>(
+        &self,
+        py: Python<'_>,
+        callable: Py<PyAny>,
+    ) -> (Arc<Py<PyAny>>, impl Fn(V) + use<V>)
+    where
+        V: for<'py> IntoPyObject<'py>,
+    {
+        let callable = Arc::new(callable);
+        let errors = self.vm.bind(py).get().errors.clone();
+        let called = callable.clone();
+        let call = move |value| {
+            Python::attach(|py| {
+                if let Err(error) = called.call1(py, (value,)) {
+                    errors.report(py, error);
+                }
+            });
+        };
+        (callable, call)
+    }
+
     /// Does what takes long with the GIL dropped, and publishes the counters.
     fn detached<T: Send>(
         &self,
         py: Python<'_>,
         work: impl FnOnce(&mut engine::vcpu::Vcpu) -> T + Send,
     ) -> PyResult<T> {
-        py.detach(|| {
-            let mut engine = self.engine().ok()?;
+        if self.occupied.swap(true, Ordering::AcqRel) {
+            return Err(busy());
+        }
+        let result = py.detach(|| {
+            // Whoever else has it gives it back soon.
+            let mut engine = locked(&self.engine);
             let result = work(&mut engine);
             *locked(&self.stats) = engine.stats.clone();
-            Some(result)
-        })
-        .ok_or_else(busy)
+            result
+        });
+        self.occupied.store(false, Ordering::Release);
+        Ok(result)
     }
 }
 
@@ -103,11 +134,13 @@ impl Vcpu {
         vm.bind(py).get().add_vcpu(&shared);
         Ok(Vcpu {
             engine: Mutex::new(vcpu),
+            occupied: AtomicBool::new(false),
             shared,
             stats: Mutex::default(),
             vm,
             acknowledge: Mutex::default(),
             eoi: Mutex::default(),
+            ferr: Mutex::default(),
         })
     }
 
@@ -176,18 +209,22 @@ impl Vcpu {
     }
 
     fn set_eoi_handler(&self, py: Python<'_>, handler: Py<PyAny>) {
-        let callable = Arc::new(handler);
-        let errors = self.vm.bind(py).get().errors.clone();
-        let call = callable.clone();
-        *locked(&self.shared.eoi) = Some(Arc::new(Box::new(move |vector| {
-            Python::attach(|py| {
-                if let Err(error) = call.call1(py, (vector,)) {
-                    errors.report(py, error);
-                }
-            });
-        })));
-        let old = locked(&self.eoi).replace(callable);
+        let (handler, call) = self.notifier(py, handler);
+        *locked(&self.shared.eoi) = Some(Arc::new(Box::new(call)));
+        let old = locked(&self.eoi).replace(handler);
         drop(old);
+    }
+
+    fn set_ferr_handler(&self, py: Python<'_>, handler: Py<PyAny>) {
+        let (handler, call) = self.notifier(py, handler);
+        *locked(&self.shared.ferr) = Some(Arc::new(Box::new(call)));
+        let old = locked(&self.ferr).replace(handler);
+        drop(old);
+    }
+
+    fn set_ignne(&self, level: bool) {
+        self.shared.ignne.store(level, Ordering::Release);
+        self.shared.attend();
     }
 
     fn tsc(&self) -> PyResult<u64> {
@@ -271,7 +308,7 @@ impl Vcpu {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.vm)?;
-        for callback in [&self.acknowledge, &self.eoi] {
+        for callback in [&self.acknowledge, &self.eoi, &self.ferr] {
             if let Some(callable) = locked(callback).as_ref() {
                 visit.call(&**callable)?;
             }
@@ -282,7 +319,9 @@ impl Vcpu {
     fn __clear__(&self) {
         let acknowledge = locked(&self.shared.acknowledge).take();
         let eoi = locked(&self.shared.eoi).take();
-        let callables = [&self.acknowledge, &self.eoi].map(|callback| locked(callback).take());
-        drop((acknowledge, eoi, callables));
+        let ferr = locked(&self.shared.ferr).take();
+        let callables = [&self.acknowledge, &self.eoi, &self.ferr];
+        let callables = callables.map(|callback| locked(callback).take());
+        drop((acknowledge, eoi, ferr, callables));
     }
 }

@@ -84,7 +84,7 @@ impl Apic {
         match offset {
             reg::ID => self.state.id = value >> 24,
             reg::TPR => self.state.tpr = value as u8,
-            reg::EOI => return self.end_of_interrupt().map_or(Effect::Look, Effect::Eoi),
+            reg::EOI => return self.write_eoi(),
             reg::LDR => self.state.ldr = value & 0xFF00_0000,
             reg::DFR => self.state.dfr = value | 0x0FFF_FFFF,
             reg::SVR => self.set_svr(value),
@@ -104,6 +104,17 @@ impl Apic {
             _ => self.note_error(esr::ILLEGAL_REGISTER),
         }
         Effect::Look
+    }
+
+    fn write_eoi(&mut self) -> Effect {
+        let ended = self.end_of_interrupt();
+        // Most ends leave nothing to do: the CPU needn't look around after each.
+        let more = self.pending().is_some() || self.state.lint0;
+        match ended {
+            Some(vector) => Effect::Eoi(vector),
+            None if more => Effect::Look,
+            None => Effect::None,
+        }
     }
 
     fn set_svr(&mut self, value: u32) {

@@ -83,7 +83,7 @@ fn an_interrupt_goes_from_irr_to_isr_and_ends_with_eoi() {
     assert_eq!(get(&mut a, reg::IRR + 0x20), 0);
     assert_eq!(get(&mut a, reg::ISR + 0x20), 1 << 0x11);
     assert_eq!(get(&mut a, reg::PPR), 0x50);
-    assert_eq!(set(&mut a, reg::EOI, 0), Effect::Look);
+    assert_eq!(set(&mut a, reg::EOI, 0), Effect::None);
     assert_eq!(get(&mut a, reg::ISR + 0x20), 0);
 }
 
@@ -120,7 +120,17 @@ fn eoi_of_a_level_triggered_interrupt_is_broadcast() {
 
 #[test]
 fn eoi_without_an_interrupt_in_service_does_nothing() {
-    assert_eq!(set(&mut apic(), reg::EOI, 0), Effect::Look);
+    assert_eq!(set(&mut apic(), reg::EOI, 0), Effect::None);
+}
+
+#[test]
+fn eoi_makes_the_cpu_look_for_what_waited() {
+    let mut a = apic();
+    fixed(&mut a, 0x51, false);
+    a.acknowledge();
+    fixed(&mut a, 0x52, false);
+    assert_eq!(set(&mut a, reg::EOI, 0), Effect::Look);
+    assert_eq!(a.pending(), Some(0x52));
 }
 
 #[test]
