@@ -338,7 +338,7 @@ impl Vcpu {
         }
         let enabled = self.cpu.interrupts_enabled() && self.interrupt_pending();
         let nmi = self.cpu.nmi_pending && !self.cpu.nmi_blocked;
-        if self.cpu.shadow != 0 && (enabled || nmi) {
+        if self.cpu.shadow != 0 && (enabled || nmi || self.cpu.pending_db != 0) {
             self.step();
             return true;
         }

@@ -106,11 +106,11 @@ impl Vcpu {
         }
     }
 
-    /// Modes that translated code doesn't know: stepping, breakpoints, interrupt shadows.
+    /// Modes that translated code doesn't know: stepping, breakpoints (and RF), interrupt shadows.
     fn must_interpret(&self) -> bool {
         let cpu = &self.cpu;
         let checks_alignment = cpu.rflags & flags::AC != 0 && cpu.cr0 & cr0::AM != 0;
-        cpu.rflags & flags::TF != 0
+        cpu.rflags & (flags::TF | flags::RF) != 0
             || cpu.shadow != 0
             || cpu.dr[7] & 0xFF != 0
             || checks_alignment && cpu.cpl == 3
