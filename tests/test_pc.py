@@ -177,6 +177,10 @@ def test_video_memory_floats_high(bus):
     assert read(0, 2) == 0xFFFF
 
 
+def test_where_option_roms_might_be_there_is_nothing(bus):
+    assert bus.io.roms[0xC0000] == b"\xff" * 0x30000
+
+
 def test_a_reset_puts_chips_back(bus):
     bus.write_port(0x3FF, 0x55)
     bus.write_port(0x64, 0xD1)

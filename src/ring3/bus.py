@@ -106,6 +106,10 @@ class Bus:
         self.mmio_windows.append(window)
         self.io.map_mmio(base, size, self.locked(face.read), self.locked(face.write), width=width)
 
+    def empty_rom(self, base: int, size: int) -> None:
+        """Where a ROM might be and none is: floats high.  As memory, because systems scan such places."""
+        self.io.map_rom(base, b"\xff" * size)
+
     def move_ports(self, name: str, first: int | None, count: int, face: WideFace, width: int = 4) -> None:
         """A window whose place the guest programs: at `first`, or nowhere."""
         for window in [w for w in self.port_windows if w.name == name]:

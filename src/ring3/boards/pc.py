@@ -89,7 +89,7 @@ def build(bus: Bus, cfg: PcConfig) -> None:
     bus.ports(0xCF8, 8, "pci", pci, width=4)
     bus.mmio(e820.IO_APIC, 0x1000, "ioapic", ioapic)
     bus.mmio(e820.VIDEO, 0x20000, "video", OpenBus())
-    bus.mmio(e820.OPTION_ROMS, 0x30000, "option_roms", OpenBus())
+    bus.empty_rom(e820.OPTION_ROMS, e820.SYSTEM_ROM - e820.OPTION_ROMS)
 
     for number, (backend, (port, irq)) in enumerate(zip(cfg.serial, COM, strict=False), start=1):
         com = bus.add(f"com{number}", Ns16550(isa[irq].input(), backend))
