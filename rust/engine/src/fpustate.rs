@@ -1,12 +1,12 @@
-//! The guest's FPU, MMX, SSE, AVX and AVX-512 registers on their way between `CpuState::fpu` and
-//! the host's own registers, and their layout in memory.
+//! The layout of the guest's FPU, MMX, SSE, AVX and AVX-512 registers in `CpuState::fpu`, and what an
+//! image must be for the host to load it.
 //!
 //! `CpuState::fpu` is an XSAVE area in the host's standard format (SDM vol. 1, 13.4), a pure
 //! FXSAVE image on a host without XSAVE.
 //!
 //! Invariants: 1. every component's bytes are valid whatever XSTATE_BV says (a component in its
 //! initial configuration is written out as such), so that code may read and change the image
-//! without looking at the header.  2. Outside of `load` … `save` the host's own registers are as
+//! without looking at the header.  2. Outside of generated code the host's own registers are as
 //! Rust expects them: x87 empty with FCW 037Fh, MXCSR 1F80h, upper halves clean.
 //! 3. The last x87 instruction's pointers (FIP, FDP with their selectors, FOP) that the host
 //! records are its own addresses; the guest's are kept by `interp::fpu`, selectors in the bytes
@@ -82,9 +82,6 @@ pub fn layout() -> Layout {
     })
 }
 
-/// FOP, FIP and FDP as they lie in the legacy region.
-type RecordedPointers = [u8; legacy::MXCSR - legacy::FOP];
-
 /// The host's own state outside of guest code.
 pub static HOST_DEFAULT: XsaveArea = host_default();
 
@@ -119,56 +116,4 @@ pub fn prepare(area: &mut XsaveArea) {
     for (byte, mask) in bytes[legacy::MXCSR..].iter_mut().zip(mask) {
         *byte &= mask;
     }
-}
-
-/// Loads the guest's registers into the host's.
-///
-/// # Safety
-/// `area` points at an image that `prepare` or `save` left.  Until `save` nothing but generated
-/// code runs: Rust code may use and expects vector registers.
-#[inline]
-pub unsafe fn load(area: *const XsaveArea) {
-    let mask = host::xcr0();
-    // SAFETY: the caller's promise; the mask holds only what the host enables.
-    unsafe {
-        if host::has_xsave() {
-            asm!("xrstor64 [{}]", in(reg) area,
-                inout("eax") mask as u32 => _, inout("edx") (mask >> 32) as u32 => _,
-                clobber_abi("sysv64"), options(nostack));
-        } else {
-            asm!("fxrstor64 [{}]", in(reg) area, clobber_abi("sysv64"), options(nostack));
-        }
-    }
-}
-
-/// Stores the host's registers as the guest's, and makes them Rust's again.  FIP, FDP and FOP stay
-/// as they were: the host's tell where generated code lies.
-///
-/// # Safety
-/// `area` is writable; the registers hold what `load` and generated code left.
-#[inline]
-pub unsafe fn save(area: *mut XsaveArea) {
-    let mask = host::xcr0();
-    // SAFETY: the caller's promise; an array at an offset inside the area.
-    let pointers = unsafe {
-        &mut *area
-            .cast::<u8>()
-            .add(legacy::FOP)
-            .cast::<RecordedPointers>()
-    };
-    let kept = *pointers;
-    // SAFETY: the caller's promise.  XSAVE, not XSAVEOPT: that one leaves out what is initial.
-    unsafe {
-        if host::has_xsave() {
-            asm!("xsave64 [{area}]", "xrstor64 [{host}]",
-                area = in(reg) area, host = in(reg) &HOST_DEFAULT,
-                inout("eax") mask as u32 => _, inout("edx") (mask >> 32) as u32 => _,
-                clobber_abi("sysv64"), options(nostack));
-        } else {
-            asm!("fxsave64 [{area}]", "fxrstor64 [{host}]",
-                area = in(reg) area, host = in(reg) &HOST_DEFAULT,
-                clobber_abi("sysv64"), options(nostack));
-        }
-    }
-    *pointers = kept;
 }

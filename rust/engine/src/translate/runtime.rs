@@ -7,9 +7,10 @@
 use super::cache::CodeCache;
 use super::emit::{
     Alu, Asm, Cond, Gpr, Mem, R8, R9, R10, R11, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, StateOp,
-    W8, W32, W64, Xmm,
+    W8, W16, W32, W64, Xmm,
 };
 use super::env::{Area, Env, TLB_ENTRIES};
+use crate::fpustate::legacy;
 use crate::memory::PAGE;
 use crate::mmu::physical;
 use crate::mmu::walk::{Access, right};
@@ -210,7 +211,20 @@ fn emit_exit(a: &mut Asm) {
     let mask = crate::host::xcr0();
     a.mov(W32, RAX, mask as u32 as i64);
     a.mov(W32, RDX, (mask >> 32) as i64);
-    a.state(StateOp::Xsave, true, area!(cpu.fpu));
+    // The x87 pointers that the host records are its own: the guest's image keeps those it has.
+    let image: Mem = area!(cpu.fpu);
+    let pointers = [
+        (W16, legacy::FOP, RCX),
+        (W64, legacy::FIP, RSI),
+        (W64, legacy::FDP, RDI),
+    ];
+    for (width, offset, register) in pointers {
+        a.mov(width, register, image.disp(image.disp + offset as i32));
+    }
+    a.state(StateOp::Xsave, true, image);
+    for (width, offset, register) in pointers {
+        a.mov(width, image.disp(image.disp + offset as i32), register);
+    }
     a.mov(W32, area!(fpu_live), 0);
     a.fninit();
     a.state(StateOp::Ldmxcsr, false, area!(host_mxcsr));

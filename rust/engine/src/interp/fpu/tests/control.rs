@@ -76,6 +76,19 @@ fn legacy_sse_operands_are_aligned_or_gp() {
 }
 
 #[test]
+fn mxcsr_mm_lets_misaligned_operands_pass_but_not_aligned_moves() {
+    let mut v = long_mode();
+    if v.native.traits.mxcsr_mask & fpustate::MXCSR_MM == 0 {
+        return;
+    }
+    v.cpu.fpu.set_mxcsr(0x1F80 | fpustate::MXCSR_MM);
+    v.cpu.gpr[gpr::RSI] = DATA + 4;
+    assert_eq!(run(&mut v, ADDPS_MEMORY), Ok(()));
+    let movaps_load = &[0x0F, 0x28, 0x06];
+    assert_eq!(run(&mut v, movaps_load), Err(Fault::GP0));
+}
+
+#[test]
 fn loads_and_stores_raise_page_faults() {
     let mut v = long_mode();
     v.cpu.gpr[gpr::RSI] = HOLE - 8;
