@@ -2,7 +2,12 @@
 
 use super::registers::reg;
 use super::*;
-use crate::vcpu::tsc_hz;
+use crate::exit::Exit;
+use crate::io::IoMap;
+use crate::memory::Memory;
+use crate::vcpu::{Backend, EoiBroadcast, Vm, locked, tsc_hz};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 const ALL: Features = Features {
     apic: true,
@@ -518,4 +523,113 @@ fn an_extint_message_asks_for_an_acknowledge_cycle() {
     };
     assert_eq!(a.accept(message), None);
     assert!(a.state.extint);
+}
+
+#[test]
+fn no_sequence_of_writes_and_times_is_too_much() {
+    let mut a = apic();
+    let mut random = 1u64;
+    let mut next = || {
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1);
+        random >> 16
+    };
+    for _ in 0..200_000 {
+        let now = Now {
+            host_tsc: next() << (next() % 17),
+            tsc: next() << (next() % 17),
+        };
+        let offset = next() % 0x40 * 16;
+        a.write_register(offset, next() as u32, now);
+        a.read_register(next() % 0x40 * 16, now);
+        a.set_tsc_deadline(next());
+        let _ = a.write_x2apic(offset, next(), now);
+        let _ = a.drive_intr(next() % 2 == 0);
+        a.timer_deadline(now);
+        a.acknowledge();
+    }
+}
+
+/// A processor, its APIC enabled by software.
+fn vcpu(index: u32) -> Vcpu {
+    let vm = Arc::new(Vm {
+        memory: Memory::new(1 << 20, 1 << 20).unwrap(),
+        io: IoMap::default(),
+    });
+    let mut v = Vcpu::new(vm, index, Model::named("max").unwrap(), Backend::Interp).unwrap();
+    v.apic_write(reg::SVR, 4, 0x1FF);
+    v
+}
+
+#[test]
+fn registers_read_by_part_and_are_written_whole() {
+    let mut v = vcpu(0);
+    v.apic_write(reg::LVT_TIMER, 4, 0x1_0040);
+    v.apic_write(reg::LVT_TIMER, 1, 0x55);
+    v.apic_write(reg::LVT_TIMER + 4, 4, 0x55);
+    assert_eq!(v.apic_read(reg::LVT_TIMER, 8), 0x1_0040);
+    assert_eq!(v.apic_read(reg::LVT_TIMER + 2, 1), 0x01);
+    assert_eq!(v.apic_read(reg::LVT_TIMER + 4, 4), 0);
+}
+
+#[test]
+fn eoi_calls_the_io_apics() {
+    let heard = Arc::new(AtomicU32::new(0));
+    let mut v = vcpu(0);
+    let hears = heard.clone();
+    let handler: EoiBroadcast =
+        Box::new(move |vector| hears.store(vector.into(), Ordering::Relaxed));
+    *locked(&v.shared.eoi) = Some(Arc::new(handler));
+    fixed(&mut v.apic, 0x51, true);
+    v.apic.acknowledge();
+    v.apic_write(reg::EOI, 4, 0);
+    assert_eq!(heard.load(Ordering::Relaxed), 0x51);
+}
+
+#[test]
+fn init_starts_the_bootstrap_processor_anew_and_keeps_msrs() {
+    let mut v = vcpu(0);
+    v.cpu.rip = 0x1234;
+    v.cpu.msr.star = 5;
+    v.cpu.cr0 = cr0::PE | cr0::CD;
+    v.apic_write(reg::ICR_LOW, 4, 0x4500);
+    assert_eq!((v.cpu.rip, v.cpu.msr.star), (0xFFF0, 5));
+    assert_eq!(v.cpu.cr0, cr0::CD | cr0::ET);
+    assert!(!v.cpu.halted);
+}
+
+#[test]
+fn another_processor_waits_for_its_start_up_message() {
+    let mut v = vcpu(1);
+    v.reset();
+    assert_eq!(v.run(), Exit::Halt);
+    v.vm.memory.write(0x9_9000, &[0xF4], |_| false);
+    let start_up = Message {
+        vector: 0x99,
+        delivery_mode: delivery::START_UP,
+        destination: 1,
+        ..TO_THIS
+    };
+    v.shared.deliver(start_up);
+    v.wait();
+    assert_eq!(v.run(), Exit::Halt);
+    assert_eq!((v.cpu.seg[seg::CS].base, v.cpu.rip), (0x9_9000, 1));
+}
+
+#[test]
+fn cpuid_hides_a_disabled_apic() {
+    let mut v = vcpu(0);
+    assert_eq!(v.cpuid(1, 0).edx >> 9 & 1, 1);
+    v.set_apic_base(0xFEE0_0100).unwrap();
+    assert_eq!(v.cpuid(1, 0).edx >> 9 & 1, 0);
+}
+
+#[test]
+fn x2apic_msrs_exist_in_x2apic_mode_only() {
+    let mut v = vcpu(0);
+    assert_eq!(v.apic_msr_read(0x802), Err(Fault::GP0));
+    v.set_apic_base(0xFEE0_0D00).unwrap();
+    assert_eq!(v.apic_msr_read(0x802), Ok(0));
+    assert_eq!(v.apic_msr_write(0x802, 1), Err(Fault::GP0));
+    v.apic_msr_write(0x83F, 0x41).unwrap();
+    assert_eq!(v.apic.pending(), Some(0x41));
 }
