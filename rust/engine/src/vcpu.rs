@@ -265,6 +265,23 @@ impl Vcpu {
         }
     }
 
+    /// Interprets one instruction, with everything due at the boundary before it: for runs in lock
+    /// step.  The exit if there is nothing to interpret.
+    pub fn run_one(&mut self) -> Option<Exit> {
+        self.attend();
+        if self.deliver_pending() {
+            return None;
+        }
+        if self.cpu.shutdown {
+            return Some(Exit::Shutdown);
+        }
+        if self.cpu.halted {
+            return Some(Exit::Halt);
+        }
+        self.step();
+        None
+    }
+
     fn interpret_until_attention(&mut self) {
         loop {
             self.step();

@@ -161,6 +161,8 @@ pub struct Outcome {
     pub rflags: u64,
     pub cs: u16,
     pub ss: u16,
+    /// Where the exception pushed the flags, as a linear address.
+    pub pushed_flags: Option<u64>,
 }
 
 pub struct Machine {
@@ -275,6 +277,15 @@ impl Machine {
         self.write_u64(at::PD64, at::PT64 | PTE_ALL);
     }
 
+    /// Forgets what ran before, in another mode perhaps.
+    pub fn renew(&mut self, mode: Mode) {
+        self.mode = mode;
+        self.vcpu.reset();
+        self.write(0, &[0; RAM_BYTES as usize]);
+        self.write_tables();
+        self.enter_mode();
+    }
+
     /// Puts the CPU into the mode, at CODE, as after a reset otherwise.
     pub fn enter_mode(&mut self) {
         let signature = self.vcpu.model.signature();
@@ -331,9 +342,14 @@ impl Machine {
         self.vcpu.flush_tlb_all();
     }
 
-    /// Runs to the end of the code; a HLT or INT3 at its end counts as one.
+    /// Runs until the code ends: by HLT, or by an exception, whose handler halts.
     pub fn run(&mut self) -> Outcome {
         let exit = watched(&self.vcpu.shared.clone(), || self.vcpu.run());
+        self.outcome(exit)
+    }
+
+    /// What there is to see after `exit`.
+    pub fn outcome(&self, exit: Exit) -> Outcome {
         let cpu = &self.vcpu.cpu;
         let mut outcome = Outcome {
             ending: Ending::Halt,
@@ -342,6 +358,7 @@ impl Machine {
             rflags: cpu.rflags,
             cs: cpu.seg[seg::CS].selector,
             ss: cpu.seg[seg::SS].selector,
+            pushed_flags: None,
         };
         match exit {
             Exit::Halt => self.unwind(&mut outcome),
@@ -361,24 +378,26 @@ impl Machine {
             return;
         };
         let word = self.mode.frame_word();
-        let stack = self.vcpu.cpu.seg[seg::SS].base;
+        let base = self.vcpu.cpu.seg[seg::SS].base;
+        let mask = self.vcpu.cpu.stack_mask();
         let mut sp = outcome.gpr[gpr::RSP];
-        let mut pop = || {
-            let mask = self.vcpu.cpu.stack_mask();
-            let address = stack.wrapping_add(sp & mask);
-            let bytes: [u8; 8] = self.read(address & 0xFFFF_FFFF);
-            sp = sp & !mask | sp.wrapping_add(word) & mask;
+        let linear = |sp: u64| base.wrapping_add(sp & mask) & 0xFFFF_FFFF;
+        let pop = |sp: &mut u64| {
+            let bytes: [u8; 8] = self.read(linear(*sp));
+            *sp = *sp & !mask | sp.wrapping_add(word) & mask;
             u64::from_le_bytes(bytes) & u64::MAX >> (64 - 8 * word)
         };
         // Real mode pushes no error codes.
-        let error_code = (self.mode != Mode::Real && has_error_code(vector)).then(|| pop() as u32);
-        outcome.rip = pop();
-        outcome.cs = pop() as u16;
-        outcome.rflags = pop();
+        let pushes_code = self.mode != Mode::Real && has_error_code(vector);
+        let error_code = pushes_code.then(|| pop(&mut sp) as u32);
+        outcome.rip = pop(&mut sp);
+        outcome.cs = pop(&mut sp) as u16;
+        outcome.pushed_flags = Some(linear(sp));
+        outcome.rflags = pop(&mut sp);
         let from_user = self.mode != Mode::Real && outcome.cs & 3 == 3;
         if self.mode.ia32e() || from_user || outcome.rflags & flags::VM != 0 {
-            outcome.gpr[gpr::RSP] = pop();
-            outcome.ss = pop() as u16;
+            outcome.gpr[gpr::RSP] = pop(&mut sp);
+            outcome.ss = pop(&mut sp) as u16;
         } else {
             outcome.gpr[gpr::RSP] = sp;
         }
@@ -422,6 +441,10 @@ fn xgetbv0() -> u64 {
 /// How long code may run that has no reason to run for more than a few microseconds.
 const RUNAWAY: Duration = Duration::from_secs(2);
 
+/// How often the watchdog looks.
+const WATCH: Duration = Duration::from_millis(200);
+
+/// When to kick which vCPU.
 type Watched = Mutex<Option<(Instant, Arc<Shared>)>>;
 
 /// Runs `f`, and kicks the vCPU if that takes absurdly long: a wrong engine must not hang the tests.
@@ -433,7 +456,7 @@ fn watched<T>(shared: &Arc<Shared>, f: impl FnOnce() -> T) -> T {
         mine
     });
     MINE.with(|mine| {
-        *locked(mine) = Some((Instant::now(), shared.clone()));
+        *locked(mine) = Some((Instant::now() + RUNAWAY, shared.clone()));
         let result = f();
         *locked(mine) = None;
         result
@@ -448,10 +471,10 @@ fn watchdog(
         let all: &'static Mutex<Vec<&'static Watched>> = Box::leak(Box::default());
         std::thread::spawn(move || {
             loop {
-                std::thread::sleep(RUNAWAY / 4);
+                std::thread::sleep(WATCH);
                 for watched in locked(all).iter() {
-                    if let Some((since, shared)) = &*locked(watched)
-                        && since.elapsed() > RUNAWAY
+                    if let Some((until, shared)) = &*locked(watched)
+                        && Instant::now() > *until
                     {
                         shared.kick();
                     }

@@ -5,10 +5,11 @@
 //! registers that address memory such values that most accesses hit the data pages.
 
 use crate::native::{CODE, Case, DATA, DATA_BYTES, XSAVE_BYTES, components};
+use crate::undefined::{self, Undefined};
 use engine::state::{flags, gpr};
 use iced_x86::{
     Code, CpuidFeature, Decoder, DecoderOptions, EncodingKind, FlowControl, Instruction,
-    InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, RflagsBits, UsedMemory,
+    InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, UsedMemory,
 };
 use std::collections::BTreeMap;
 
@@ -262,13 +263,25 @@ pub fn decode(bits: u32, bytes: &[u8], at: u64) -> Instruction {
 }
 
 impl Templates {
+    /// Of the instructions that the host's CPU can vouch for.
     pub fn new(bits: u32) -> Templates {
+        Templates::of(bits, |i, bytes| {
+            comparable(i) && !differs_by_vendor(i, bytes)
+        })
+    }
+
+    /// Of all instructions there are.
+    pub fn all(bits: u32) -> Templates {
+        Templates::of(bits, |i, _| !i.is_invalid())
+    }
+
+    fn of(bits: u32, accept: impl Fn(&Instruction, &[u8]) -> bool) -> Templates {
         let mut found: BTreeMap<u32, (Code, Vec<Template>)> = BTreeMap::new();
         let mut rng = Rng(1);
         let mut note = |template: Template| {
             let bytes = template.emit(bits, template.modrm, None);
             let instruction = decode(bits, &bytes, CODE);
-            if comparable(&instruction) && !differs_by_vendor(&instruction, &bytes) {
+            if accept(&instruction, &bytes) {
                 let key = instruction.code() as u32;
                 let entry = found.entry(key).or_insert((instruction.code(), vec![]));
                 if entry.1.len() < TEMPLATES_MAX {
@@ -304,6 +317,17 @@ impl Templates {
             bits,
             by_code: found.into_values().collect(),
         }
+    }
+
+    /// A random instruction, of which nothing is known.
+    pub fn any(&self, rng: &mut Rng) -> Vec<u8> {
+        let (_, templates) = rng.pick(&self.by_code);
+        let template = *rng.pick(templates);
+        let modrm = *rng.pick(&template.modrm_choices(&mut rng.clone()));
+        let mut bytes = template.emit(self.bits, modrm, Some(rng));
+        let length = decode(self.bits, &bytes, 0).len();
+        bytes.truncate(length);
+        bytes
     }
 
     /// Keeps only the codes for which `keep` holds.
@@ -431,7 +455,7 @@ pub struct Sequence<'a> {
     /// Vector registers used as indices, with their element size in bytes.
     indices: [Option<u32>; 32],
     vector_written: [bool; 32],
-    undefined: u64,
+    undefined: Undefined,
     facts: InstructionInfoFactory,
 }
 
@@ -449,7 +473,7 @@ impl<'a> Sequence<'a> {
             written: [false; 16],
             indices: [None; 32],
             vector_written: [false; 32],
-            undefined: 0,
+            undefined: Undefined::default(),
             facts: InstructionInfoFactory::new(),
         }
     }
@@ -489,7 +513,7 @@ impl<'a> Sequence<'a> {
         let Some(instruction) = self.aim(&mut bytes, instruction, at) else {
             return false;
         };
-        if instruction.rflags_read() & undefined_bits(self.undefined) != 0 {
+        if self.undefined.matters_to(&instruction) {
             return false;
         }
         self.bytes.extend(&bytes);
@@ -668,23 +692,12 @@ impl<'a> Sequence<'a> {
                 self.vector_written[register.number()] = true;
             }
         }
-        let defined =
-            instruction.rflags_written() | instruction.rflags_cleared() | instruction.rflags_set();
-        use Mnemonic::*;
-        // A count of zero leaves the flags as they are.
-        let may_leave = matches!(
-            instruction.mnemonic(),
-            Shl | Sal | Shr | Sar | Rol | Ror | Rcl | Rcr | Shld | Shrd
-        );
-        if !may_leave {
-            self.undefined &= !flag_mask(defined);
-        }
-        self.undefined |= flag_mask(instruction.rflags_undefined());
+        self.undefined.note(instruction);
         self.steps.push(Step {
             instruction: *instruction,
-            undefined_flags: self.undefined,
-            reads_flags: flag_mask(instruction.rflags_read()),
-            writes_flags: flag_mask(instruction.rflags_modified()),
+            undefined_flags: self.undefined.0,
+            reads_flags: undefined::mask(instruction.rflags_read()),
+            writes_flags: undefined::mask(instruction.rflags_modified()),
         });
     }
 
@@ -816,27 +829,6 @@ fn differs_at_borders(instruction: &Instruction) -> bool {
 /// The number of the general register that `register` is part of.
 fn number(register: Register) -> Option<usize> {
     register.is_gpr().then(|| register.full_register().number())
-}
-
-const FLAG_BITS: [(u32, u64); 7] = [
-    (RflagsBits::CF, flags::CF),
-    (RflagsBits::PF, flags::PF),
-    (RflagsBits::AF, flags::AF),
-    (RflagsBits::ZF, flags::ZF),
-    (RflagsBits::SF, flags::SF),
-    (RflagsBits::OF, flags::OF),
-    (RflagsBits::DF, flags::DF),
-];
-
-/// The decoder's flag bits as bits of RFLAGS, and back.
-fn flag_mask(bits: u32) -> u64 {
-    let of = |&(theirs, ours): &(u32, u64)| if bits & theirs != 0 { ours } else { 0 };
-    FLAG_BITS.iter().map(of).sum()
-}
-
-fn undefined_bits(mask: u64) -> u32 {
-    let of = |&(theirs, ours): &(u32, u64)| if mask & ours != 0 { theirs } else { 0 };
-    FLAG_BITS.iter().map(of).sum()
 }
 
 /// 16 bytes for a vector register: integers, floats of both sizes, edges.

@@ -764,6 +764,7 @@ impl Run<'_> {
             rflags: after.rflags & !flags::IF,
             cs: 0,
             ss: 0,
+            pushed_flags: None,
         };
         holder.vcpu.cpu.fpu.0 = after.xsave;
         holder.vcpu.cpu.cr2 = after.cr2;
