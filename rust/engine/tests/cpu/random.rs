@@ -818,7 +818,6 @@ fn hits(address: u64) -> bool {
 fn differs_at_borders(instruction: &Instruction) -> bool {
     use Mnemonic::*;
     match instruction.mnemonic() {
-        Vmovdqa32 | Vmovdqa64 | Vmovaps | Vmovapd => instruction.has_op_mask(),
         Maskmovq | Maskmovdqu | Vmaskmovdqu => true,
         Fldenv | Frstor | Enter => true,
         Sha1msg1 | Sha1msg2 | Sha1nexte | Sha1rnds4 | Sha256msg1 | Sha256msg2 | Sha256rnds2 => true,
