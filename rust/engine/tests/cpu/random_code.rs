@@ -9,7 +9,7 @@ use crate::random::{Rng, Templates};
 use std::time::{Duration, Instant};
 
 /// Cases of each kind in CI.
-const CASES: u64 = 1500;
+const CASES: u64 = 600;
 /// Failures described.
 const REPORTED: usize = 10;
 
