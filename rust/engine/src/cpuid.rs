@@ -60,12 +60,41 @@ pub struct Feature {
 }
 
 impl Feature {
+    pub const DE: Feature = Feature::new(Word::L1Edx, 2);
+    pub const PSE: Feature = Feature::new(Word::L1Edx, 3);
+    pub const TSC: Feature = Feature::new(Word::L1Edx, 4);
+    pub const MSR: Feature = Feature::new(Word::L1Edx, 5);
+    pub const PAE: Feature = Feature::new(Word::L1Edx, 6);
+    pub const MCE: Feature = Feature::new(Word::L1Edx, 7);
     pub const APIC: Feature = Feature::new(Word::L1Edx, 9);
+    pub const SEP: Feature = Feature::new(Word::L1Edx, 11);
+    pub const MTRR: Feature = Feature::new(Word::L1Edx, 12);
+    pub const PGE: Feature = Feature::new(Word::L1Edx, 13);
+    pub const MCA: Feature = Feature::new(Word::L1Edx, 14);
+    pub const PAT: Feature = Feature::new(Word::L1Edx, 16);
+    pub const FXSR: Feature = Feature::new(Word::L1Edx, 24);
+    pub const SSE: Feature = Feature::new(Word::L1Edx, 25);
+    pub const PCID: Feature = Feature::new(Word::L1Ecx, 17);
     pub const X2APIC: Feature = Feature::new(Word::L1Ecx, 21);
     pub const TSC_DEADLINE: Feature = Feature::new(Word::L1Ecx, 24);
-    const XSAVE: Feature = Feature::new(Word::L1Ecx, 26);
+    pub const XSAVE: Feature = Feature::new(Word::L1Ecx, 26);
     const AVX: Feature = Feature::new(Word::L1Ecx, 28);
+    pub const FSGSBASE: Feature = Feature::new(Word::L7Ebx, 0);
+    pub const TSC_ADJUST: Feature = Feature::new(Word::L7Ebx, 1);
+    pub const SMEP: Feature = Feature::new(Word::L7Ebx, 7);
+    pub const INVPCID: Feature = Feature::new(Word::L7Ebx, 10);
     const AVX512F: Feature = Feature::new(Word::L7Ebx, 16);
+    pub const UMIP: Feature = Feature::new(Word::L7Ecx, 2);
+    pub const RDPID: Feature = Feature::new(Word::L7Ecx, 22);
+    pub const SPEC_CTRL: Feature = Feature::new(Word::L7Edx, 26);
+    pub const ARCH_CAPABILITIES: Feature = Feature::new(Word::L7Edx, 29);
+    pub const XGETBV1: Feature = Feature::new(Word::LDs1Eax, 2);
+    pub const SYSCALL: Feature = Feature::new(Word::X1Edx, 11);
+    pub const NX: Feature = Feature::new(Word::X1Edx, 20);
+    pub const RDTSCP: Feature = Feature::new(Word::X1Edx, 27);
+    pub const LM: Feature = Feature::new(Word::X1Edx, 29);
+    pub const AMD_IBRS: Feature = Feature::new(Word::X8Ebx, 14);
+    pub const AUTOMATIC_IBRS: Feature = Feature::new(Word::X21Eax, 8);
 
     const fn new(word: Word, bit: u8) -> Feature {
         Feature { word, bit }
@@ -471,6 +500,11 @@ impl Model {
 
     pub fn has(&self, feature: Feature) -> bool {
         self.word(feature.word) >> feature.bit & 1 != 0
+    }
+
+    /// Where the vendors' processors differ, it behaves as AMD's.
+    pub fn is_amd(&self) -> bool {
+        self.vendor == AMD
     }
 
     fn word(&self, word: Word) -> u32 {

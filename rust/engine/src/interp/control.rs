@@ -5,6 +5,7 @@
 
 use super::descriptor::system_type;
 use super::fpu;
+use crate::cpuid::Feature;
 use crate::fault::Fault;
 use crate::mmu::walk::PHYSICAL_BITS;
 use crate::state::{attr, cr0, cr4, efer, seg};
@@ -120,16 +121,13 @@ fn clts(v: &mut Vcpu) -> Result<(), Fault> {
     Ok(())
 }
 
-/// CPUID.(EAX=0Dh,ECX=1):EAX: XGETBV with ECX=1 tells the components in use.
-const XGETBV_ECX1: u32 = 1 << 2;
-
 fn xgetbv(v: &mut Vcpu) -> Result<(), Fault> {
     if v.cpu.cr4 & cr4::OSXSAVE == 0 {
         return Err(Fault::UD);
     }
     let value = match v.reg(Register::ECX) {
         0 => v.cpu.xcr0,
-        1 if v.cpuid(0xD, 1).eax & XGETBV_ECX1 != 0 => v.cpu.xcr0 & fpu::in_use(&v.cpu.fpu),
+        1 if v.model.has(Feature::XGETBV1) => v.cpu.xcr0 & fpu::in_use(&v.cpu.fpu),
         _ => return Err(Fault::GP0),
     };
     v.set_edx_eax(value);
@@ -143,8 +141,7 @@ fn xsetbv(v: &mut Vcpu) -> Result<(), Fault> {
     }
     v.require_cpl0()?;
     let value = v.edx_eax();
-    let leaf = v.cpuid(0xD, 0);
-    let supported = (leaf.edx as u64) << 32 | leaf.eax as u64;
+    let supported = v.model.xcr0();
     let avx_without_sse = value & AVX != 0 && value & SSE == 0;
     let avx512_parts = value & AVX512;
     let bad_avx512 = avx512_parts != 0 && (avx512_parts != AVX512 || value & AVX == 0);
@@ -230,24 +227,24 @@ impl Vcpu {
 
     /// The bits of CR4 that the model has.
     fn cr4_supported(&self) -> u64 {
-        let basic = self.cpuid(1, 0);
-        let extended = self.cpuid(7, 0);
-        let of = |register: u32, bit: u32, flags: u64| {
-            if register >> bit & 1 != 0 { flags } else { 0 }
-        };
-        cr4::PCE
-            | of(basic.edx, 2, cr4::DE)
-            | of(basic.edx, 3, cr4::PSE)
-            | of(basic.edx, 4, cr4::TSD)
-            | of(basic.edx, 6, cr4::PAE)
-            | of(basic.edx, 7, cr4::MCE)
-            | of(basic.edx, 13, cr4::PGE)
-            | of(basic.edx, 24, cr4::OSFXSR)
-            | of(basic.edx, 25, cr4::OSXMMEXCPT)
-            | of(basic.ecx, 17, cr4::PCIDE)
-            | of(basic.ecx, 26, cr4::OSXSAVE)
-            | of(extended.ebx, 0, cr4::FSGSBASE)
-            | of(extended.ebx, 7, cr4::SMEP)
-            | of(extended.ecx, 2, cr4::UMIP)
+        [
+            (Feature::DE, cr4::DE),
+            (Feature::PSE, cr4::PSE),
+            (Feature::TSC, cr4::TSD),
+            (Feature::PAE, cr4::PAE),
+            (Feature::MCE, cr4::MCE),
+            (Feature::PGE, cr4::PGE),
+            (Feature::MSR, cr4::PCE),
+            (Feature::FXSR, cr4::OSFXSR),
+            (Feature::SSE, cr4::OSXMMEXCPT),
+            (Feature::PCID, cr4::PCIDE),
+            (Feature::XSAVE, cr4::OSXSAVE),
+            (Feature::FSGSBASE, cr4::FSGSBASE),
+            (Feature::SMEP, cr4::SMEP),
+            (Feature::UMIP, cr4::UMIP),
+        ]
+        .into_iter()
+        .filter(|(feature, _)| self.model.has(*feature))
+        .fold(0, |bits, (_, bit)| bits | bit)
     }
 }

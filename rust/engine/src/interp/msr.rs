@@ -5,6 +5,7 @@
 //! There are no machine-check banks, no performance counters and no last-branch records; DEBUGCTL's
 //! LBR and BTF are ignored.
 
+use crate::cpuid::Feature;
 use crate::fault::Fault;
 use crate::mmu::segment::canonical;
 use crate::mmu::walk::PHYSICAL_BITS;
@@ -13,6 +14,8 @@ use crate::vcpu::{Vcpu, host_tsc};
 
 /// MSR numbers.
 mod register {
+    pub const P5_MC_ADDR: u32 = 0;
+    pub const P5_MC_TYPE: u32 = 1;
     pub const TSC: u32 = 0x10;
     pub const PLATFORM_ID: u32 = 0x17;
     pub const APIC_BASE: u32 = 0x1B;
@@ -23,7 +26,6 @@ mod register {
     pub const BIOS_SIGN_ID: u32 = 0x8B;
     pub const MTRRCAP: u32 = 0xFE;
     pub const ARCH_CAPABILITIES: u32 = 0x10A;
-    pub const FLUSH_CMD: u32 = 0x10B;
     pub const SYSENTER_CS: u32 = 0x174;
     pub const SYSENTER_ESP: u32 = 0x175;
     pub const SYSENTER_EIP: u32 = 0x176;
@@ -38,7 +40,6 @@ mod register {
     pub const TSC_DEADLINE: u32 = 0x6E0;
     pub const X2APIC: u32 = 0x800;
     pub const X2APIC_END: u32 = 0x8FF;
-    pub const XSS: u32 = 0xDA0;
     pub const EFER: u32 = 0xC000_0080;
     pub const STAR: u32 = 0xC000_0081;
     pub const LSTAR: u32 = 0xC000_0082;
@@ -67,6 +68,28 @@ const SPEC_CTRL_DEFINED: u64 = 7;
 /// MISC_ENABLE: what the guest may change (fast strings, limited CPUID, XD disabled are among it).
 const MISC_ENABLE_WRITABLE: u64 = 1 << 0 | 1 << 3 | 1 << 7 | 1 << 16 | 1 << 18 | 1 << 22 | 1 << 34;
 
+/// What CPUID must report for a register to exist; None: no more than MSRs themselves.
+fn needs(number: u32) -> Option<Feature> {
+    use register::*;
+    Some(match number {
+        P5_MC_ADDR | P5_MC_TYPE => Feature::MCE,
+        TSC => Feature::TSC,
+        TSC_ADJUST => Feature::TSC_ADJUST,
+        MTRRCAP | MTRR_VARIABLE..=MTRR_VARIABLE_END | MTRR_DEF_TYPE => Feature::MTRR,
+        _ if MTRR_FIXED.contains(&number) => Feature::MTRR,
+        ARCH_CAPABILITIES => Feature::ARCH_CAPABILITIES,
+        SYSENTER_CS..=SYSENTER_EIP => Feature::SEP,
+        MCG_CAP | MCG_STATUS => Feature::MCA,
+        PAT => Feature::PAT,
+        EFER | STAR => Feature::SYSCALL,
+        LSTAR | CSTAR | FMASK | FS_BASE | GS_BASE | KERNEL_GS_BASE => Feature::LM,
+        // The Pentium Pro's, as SYSENTER is.
+        PLATFORM_ID | BIOS_UPDT_TRIG | BIOS_SIGN_ID | DEBUGCTL => Feature::SEP,
+        MISC_ENABLE => Feature::LM,
+        _ => return None,
+    })
+}
+
 fn must(valid: bool) -> Result<(), Fault> {
     if valid { Ok(()) } else { Err(Fault::GP0) }
 }
@@ -89,22 +112,21 @@ fn variable_range(index: usize, value: u64) -> bool {
 impl Vcpu {
     /// RDMSR, privilege aside.
     pub fn read_msr(&mut self, number: u32) -> Result<u64, Fault> {
+        must(needs(number).is_none_or(|feature| self.model.has(feature)))?;
         let m = &self.cpu.msr;
         Ok(match number {
             register::TSC => self.tsc(),
             register::PLATFORM_ID if !self.is_amd() => 0,
             register::APIC_BASE => self.apic.base_msr(),
-            register::TSC_ADJUST if self.has_tsc_adjust() => m.tsc_adjust,
+            register::TSC_ADJUST => m.tsc_adjust,
             register::SPEC_CTRL if self.has_spec_ctrl() => m.spec_ctrl,
             register::BIOS_SIGN_ID => 0,
             register::MTRRCAP => MTRRCAP,
-            register::ARCH_CAPABILITIES if self.has_arch_capabilities() => {
-                self.model.arch_capabilities()
-            }
+            register::ARCH_CAPABILITIES => self.model.arch_capabilities(),
             register::SYSENTER_CS => m.sysenter_cs,
             register::SYSENTER_ESP => m.sysenter_esp,
             register::SYSENTER_EIP => m.sysenter_eip,
-            register::MCG_CAP => 0,
+            register::P5_MC_ADDR | register::P5_MC_TYPE | register::MCG_CAP => 0,
             register::MCG_STATUS => m.mcg_status,
             register::MISC_ENABLE if !self.is_amd() => m.misc_enable,
             register::DEBUGCTL => m.debugctl,
@@ -113,8 +135,7 @@ impl Vcpu {
             }
             register::PAT => m.pat,
             register::MTRR_DEF_TYPE => m.mtrr_def_type,
-            register::XSS if self.has_xsaves() => m.xss,
-            register::EFER if self.efer_supported() != 0 => self.cpu.efer,
+            register::EFER => self.cpu.efer,
             register::STAR => m.star,
             register::LSTAR => m.lstar,
             register::CSTAR => m.cstar,
@@ -145,10 +166,11 @@ impl Vcpu {
 
     /// WRMSR, privilege aside.
     pub fn write_msr(&mut self, number: u32, value: u64) -> Result<(), Fault> {
+        must(needs(number).is_none_or(|feature| self.model.has(feature)))?;
         match number {
-            register::EFER if self.efer_supported() != 0 => return self.write_efer(value),
+            register::EFER => return self.write_efer(value),
             register::TSC => self.write_tsc(value),
-            register::TSC_ADJUST if self.has_tsc_adjust() => {
+            register::TSC_ADJUST => {
                 let delta = value.wrapping_sub(self.cpu.msr.tsc_adjust);
                 self.write_tsc(self.tsc().wrapping_add(delta));
                 self.cpu.msr.tsc_adjust = value;
@@ -157,8 +179,7 @@ impl Vcpu {
             register::TSC_DEADLINE | register::X2APIC..=register::X2APIC_END => {
                 return self.apic_msr_write(number, value);
             }
-            register::PRED_CMD if self.has_pred_cmd() => must(value & !1 == 0)?,
-            register::FLUSH_CMD if self.cpuid(7, 0).edx >> 28 & 1 != 0 => must(value & !1 == 0)?,
+            register::PRED_CMD if self.has_spec_ctrl() => must(value & !1 == 0)?,
             register::AMD_PERFORMANCE..=register::AMD_PERFORMANCE_END if self.is_amd() => {}
             // Microcode updates are taken as done.
             register::BIOS_UPDT_TRIG | register::BIOS_SIGN_ID => {}
@@ -198,7 +219,6 @@ impl Vcpu {
                 value & !MTRR_DEF_TYPE_DEFINED == 0 && memory_type(value as u8)
             }
             register::TSC_AUX => self.has_tsc_aux() && value >> 32 == 0,
-            register::XSS => self.has_xsaves() && value == 0,
             register::MCG_STATUS => value == 0,
             _ => true,
         };
@@ -223,7 +243,6 @@ impl Vcpu {
             }
             register::PAT => &mut m.pat,
             register::MTRR_DEF_TYPE => &mut m.mtrr_def_type,
-            register::XSS => &mut m.xss,
             register::STAR => &mut m.star,
             register::LSTAR => &mut m.lstar,
             register::CSTAR => &mut m.cstar,
@@ -259,16 +278,19 @@ impl Vcpu {
 
     /// The writable bits of EFER that the model has.
     fn efer_supported(&self) -> u64 {
-        let extended = self.cpuid(0x8000_0001, 0).edx;
-        let automatic_ibrs = self.cpuid(0x8000_0021, 0).eax >> 8 & 1 != 0;
         let mut bits = 0;
-        for (bit, flag) in [(11, efer::SCE), (20, efer::NXE), (29, efer::LME)] {
-            if extended >> bit & 1 != 0 {
+        for (feature, flag) in [
+            (Feature::SYSCALL, efer::SCE),
+            (Feature::LM, efer::LME),
+            (Feature::AUTOMATIC_IBRS, efer::AIBRSE),
+        ] {
+            if self.model.has(feature) {
                 bits |= flag;
             }
         }
-        if automatic_ibrs {
-            bits |= efer::AIBRSE;
+        // MISC_ENABLE can hide it.
+        if self.cpuid(0x8000_0001, 0).edx >> 20 & 1 != 0 {
+            bits |= efer::NXE;
         }
         bits
     }
@@ -282,29 +304,11 @@ impl Vcpu {
         self.ask_attention();
     }
 
-    fn has_tsc_adjust(&self) -> bool {
-        self.cpuid(7, 0).ebx >> 1 & 1 != 0
-    }
-
-    fn has_arch_capabilities(&self) -> bool {
-        self.cpuid(7, 0).edx >> 29 & 1 != 0
-    }
-
     fn has_spec_ctrl(&self) -> bool {
-        let ibrs_stibp_ssbd = 1 << 14 | 1 << 15 | 1 << 24;
-        self.cpuid(7, 0).edx >> 26 & 1 != 0 || self.cpuid(0x8000_0008, 0).ebx & ibrs_stibp_ssbd != 0
+        self.model.has(Feature::SPEC_CTRL) || self.model.has(Feature::AMD_IBRS)
     }
 
-    fn has_pred_cmd(&self) -> bool {
-        self.cpuid(7, 0).edx >> 26 & 1 != 0 || self.cpuid(0x8000_0008, 0).ebx >> 12 & 1 != 0
-    }
-
-    fn has_xsaves(&self) -> bool {
-        self.cpuid(0xD, 1).eax >> 3 & 1 != 0
-    }
-
-    /// RDTSCP or RDPID.
     fn has_tsc_aux(&self) -> bool {
-        self.cpuid(0x8000_0001, 0).edx >> 27 & 1 != 0 || self.cpuid(7, 0).ecx >> 22 & 1 != 0
+        self.model.has(Feature::RDTSCP) || self.model.has(Feature::RDPID)
     }
 }

@@ -2,7 +2,7 @@
 //! (SDM vol. 2, under each).
 
 use super::operand::segment_number;
-use crate::cpuid::Leaf;
+use crate::cpuid::{Feature, Leaf};
 use crate::fault::Fault;
 use crate::mmu::segment::canonical;
 use crate::state::{cr4, flags, gpr, seg, shadow};
@@ -19,12 +19,14 @@ pub(super) fn execute(v: &mut Vcpu, insn: &Instruction) -> Option<Result<(), Fau
         Mnemonic::Invpcid => invpcid(v, insn),
         Mnemonic::Invd | Mnemonic::Wbinvd => v.require_cpl0(),
         Mnemonic::Wbnoinvd => v.require_cpl0(),
+        Mnemonic::Rdtsc if !v.model.has(Feature::TSC) => Err(Fault::UD),
         Mnemonic::Rdtsc => rdtsc(v),
         Mnemonic::Rdtscp => rdtscp(v),
         Mnemonic::Rdpid => rdpid(v, insn),
         // There are no performance counters, whatever CR4.PCE says.
         Mnemonic::Rdpmc => Err(Fault::GP0),
         Mnemonic::Cpuid => cpuid(v),
+        Mnemonic::Rdmsr | Mnemonic::Wrmsr if !v.model.has(Feature::MSR) => Err(Fault::UD),
         Mnemonic::Rdmsr => rdmsr(v),
         Mnemonic::Wrmsr => wrmsr(v),
         _ => return None,
@@ -82,7 +84,7 @@ fn invlpg(v: &mut Vcpu, insn: &Instruction) -> Result<(), Fault> {
 }
 
 fn invpcid(v: &mut Vcpu, insn: &Instruction) -> Result<(), Fault> {
-    if v.cpuid(7, 0).ebx >> 10 & 1 == 0 {
+    if !v.model.has(Feature::INVPCID) {
         return Err(Fault::UD);
     }
     v.require_cpl0()?;
@@ -125,7 +127,7 @@ fn rdtsc(v: &mut Vcpu) -> Result<(), Fault> {
 }
 
 fn rdtscp(v: &mut Vcpu) -> Result<(), Fault> {
-    if v.cpuid(0x8000_0001, 0).edx >> 27 & 1 == 0 {
+    if !v.model.has(Feature::RDTSCP) {
         return Err(Fault::UD);
     }
     rdtsc(v)?;
@@ -134,7 +136,7 @@ fn rdtscp(v: &mut Vcpu) -> Result<(), Fault> {
 }
 
 fn rdpid(v: &mut Vcpu, insn: &Instruction) -> Result<(), Fault> {
-    if v.cpuid(7, 0).ecx >> 22 & 1 == 0 {
+    if !v.model.has(Feature::RDPID) {
         return Err(Fault::UD);
     }
     v.set_reg(insn.op_register(0), v.cpu.msr.tsc_aux);
@@ -189,6 +191,6 @@ impl Vcpu {
 
     /// Where the vendors differ.
     pub fn is_amd(&self) -> bool {
-        self.cpuid(0, 0).ebx == u32::from_le_bytes(*b"Auth")
+        self.model.is_amd()
     }
 }

@@ -5,6 +5,7 @@
 //! single-step trap after SYSCALL and SYSRET goes by the TF they leave.
 
 use super::descriptor::flat_segment;
+use crate::cpuid::Feature;
 use crate::fault::Fault;
 use crate::mmu::segment::canonical;
 use crate::state::{attr, efer, flags, gpr, seg};
@@ -37,7 +38,7 @@ fn check_syscall(v: &Vcpu) -> Result<(), Fault> {
     } else {
         v.cpu.code64()
     };
-    if !here || v.cpu.efer & efer::SCE == 0 {
+    if !here || v.cpu.efer & efer::SCE == 0 || !v.model.has(Feature::SYSCALL) {
         return Err(Fault::UD);
     }
     Ok(())
@@ -97,9 +98,9 @@ fn sysret(v: &mut Vcpu, wide: bool) -> Result<(), Fault> {
     Ok(())
 }
 
-/// #UD in long mode on AMD.
+/// #UD in long mode on AMD, and where they don't exist.
 fn check_sysenter(v: &Vcpu) -> Result<(), Fault> {
-    if v.is_amd() && v.cpu.long_mode() {
+    if v.is_amd() && v.cpu.long_mode() || !v.model.has(Feature::SEP) {
         return Err(Fault::UD);
     }
     if !v.cpu.protected() || v.cpu.msr.sysenter_cs & 0xFFFC == 0 {

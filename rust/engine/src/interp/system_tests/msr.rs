@@ -1,6 +1,7 @@
 //! Model-specific registers and the time-stamp counter.
 
 use super::*;
+use crate::cpuid::Model;
 use crate::fault::Fault;
 use crate::state::{cr4, gpr};
 
@@ -49,4 +50,20 @@ fn writing_the_tsc_shows_in_tsc_adjust() {
     assert_eq!(result, Ok(()));
     assert!(m.v.tsc() >> 60 == 1);
     assert_eq!(m.v.read_msr(0x3B), Ok(m.v.cpu.tsc_offset));
+}
+
+#[test]
+fn what_the_model_lacks_does_not_exist() {
+    let mut m = protected(|a| {
+        a.rdtsc()?;
+        a.rdmsr()
+    });
+    m.v.model = Model::named("486").unwrap();
+    assert_eq!(m.step(), Err(Fault::UD));
+    m.v.cpu.rip = CODE + 2;
+    assert_eq!(m.step(), Err(Fault::UD));
+    m.v.model = Model::named("pentium").unwrap();
+    assert!(m.v.read_msr(0x10).is_ok());
+    assert_eq!(m.v.read_msr(0x277), Err(Fault::GP0));
+    assert_eq!(m.v.read_msr(0xC000_0080), Err(Fault::GP0));
 }
