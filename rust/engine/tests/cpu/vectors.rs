@@ -23,12 +23,11 @@
 //! General registers, flags and data that `after` does not list must be as before.
 
 use crate::machine::{DATA_BYTES, Ending, Machine, Mode, Outcome, at, hidden};
-use crate::native;
+use crate::{nasm, native};
 use engine::state::{CpuState, Segment, attr, flags, seg};
 use engine::vcpu::{Backend, locked};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/cpu/vectors");
@@ -254,7 +253,8 @@ fn assemble(
             "section .v{i}_{bits} align=1 vstart=code\nbits {bits}\nb{i}_{bits}:\n{code}\ne{i}_{bits}:\n"
         );
     }
-    let image = nasm(file, &source, vectors);
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let image = nasm::assemble(&stem, &source);
     let word =
         |at: usize| u32::from_le_bytes(image[at..at + 4].try_into().unwrap_or_default()) as usize;
     let part = |n: usize| image[word(8 * n)..][..word(8 * n + 4)].to_vec();
@@ -263,32 +263,6 @@ fn assemble(
         .enumerate()
         .map(|(n, key)| (*key, part(n)))
         .collect()
-}
-
-fn nasm(file: &Path, source: &str, vectors: &[Vector]) -> Vec<u8> {
-    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-    let name = format!(
-        "ring3-vectors-{}-{stem}-{}",
-        std::process::id(),
-        source.len()
-    );
-    let base = std::env::temp_dir().join(name);
-    let (asm, bin) = (base.with_extension("asm"), base.with_extension("bin"));
-    std::fs::write(&asm, source).expect("temporary file");
-    let ran = Command::new("nasm")
-        .args(["-f", "bin", "-o"])
-        .args([&bin, &asm])
-        .output()
-        .expect("nasm, which `scripts/setup test` installs");
-    let errors = String::from_utf8_lossy(&ran.stderr).into_owned();
-    assert!(
-        ran.status.success(),
-        "{stem}, {} vectors: {errors}\n{source}",
-        vectors.len()
-    );
-    let image = std::fs::read(&bin).expect("NASM's output");
-    let _ = (std::fs::remove_file(asm), std::fs::remove_file(bin));
-    image
 }
 
 fn files() -> Vec<PathBuf> {
