@@ -31,6 +31,7 @@ class MemoryBackend:
         self._start = 0                 # where in `_output` the next `expect` looks
         self._written = 0               # bytes ever
         self._closed = False
+        self._ended = threading.Event()
 
     # --- the device's side ---
 
@@ -55,6 +56,7 @@ class MemoryBackend:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        self._ended.set()
 
     # --- the person's side ---
 
@@ -72,24 +74,25 @@ class MemoryBackend:
         """Waits until output after the last match has the regular expression; raises ExpectError."""
         wanted = re.compile(pattern.encode() if isinstance(pattern, str) else pattern)
         deadline = time.monotonic() + timeout_s
-        with self._changed:
-            while True:
+        while True:
+            with self._changed:
                 # Searched before the check for the end: what came last counts.
                 match = wanted.search(bytes(self._output[self._start:]))
                 if match is not None:
                     self._start += match.end()
                     return match
                 if self._closed or not self._wait_for_output(deadline):
-                    break
-            why = "the machine has ended" if self._closed else f"waited {timeout_s:g} s"
-            tail = bytes(self._output[-TAIL:]).decode(errors="replace")
-        raise ExpectError(f"{pattern!r} did not come ({why}); the output ends:\n{tail}")
+                    raise self._failure(pattern, timeout_s)
+            # Without the lock and woken by no byte: a guest that prints is not held up by who reads.
+            self._ended.wait(GATHER_S)
 
     def _wait_for_output(self, deadline: float) -> bool:
-        """Waits for more output, and gathers what comes close behind it; False when time is up."""
+        """With the lock held: waits for more output; False when time is up."""
         written = self._written
-        if not self._changed.wait_for(
-                lambda: self._written != written or self._closed, max(0.0, deadline - time.monotonic())):
-            return False
-        self._changed.wait_for(lambda: self._closed, GATHER_S)
-        return True
+        return self._changed.wait_for(
+            lambda: self._written != written or self._closed, max(0.0, deadline - time.monotonic()))
+
+    def _failure(self, pattern: str | bytes, timeout_s: float) -> ExpectError:
+        why = "the machine has ended" if self._closed else f"waited {timeout_s:g} s"
+        tail = bytes(self._output[-TAIL:]).decode(errors="replace")
+        return ExpectError(f"{pattern!r} did not come ({why}); the output ends:\n{tail}")
