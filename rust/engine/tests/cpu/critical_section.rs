@@ -120,12 +120,12 @@ fn interrupted(backend: Backend, code: &[u8], nth: u64) -> (u64, u64, [u64; 16],
 
 #[test]
 fn an_interrupt_at_each_boundary_is_seen_alike_by_both_backends() {
-    for place in 0..SECTION.len() {
+    for (place, instruction) in SECTION.iter().enumerate() {
         let code = program(&triggered(place));
         for nth in [1, 2, 9] {
             let expected = interrupted(Backend::Interp, &code, nth);
             let is = interrupted(Backend::Translate, &code, nth);
-            assert_eq!(is, expected, "before {}, pass {nth}", SECTION[place]);
+            assert_eq!(is, expected, "before {instruction}, pass {nth}");
         }
     }
 }

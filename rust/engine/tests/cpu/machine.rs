@@ -41,8 +41,6 @@ pub mod at {
 }
 
 pub const GDT_BYTES: u64 = 0x100;
-/// The data that vectors use, which only listed stores may change.
-pub const DATA_BYTES: usize = 0x2000;
 
 pub mod selector {
     pub const CODE32: u16 = 0x08;

@@ -817,12 +817,10 @@ fn hits(address: u64) -> bool {
 /// they have stored by then.
 fn differs_at_borders(instruction: &Instruction) -> bool {
     use Mnemonic::*;
-    match instruction.mnemonic() {
-        Maskmovq | Maskmovdqu | Vmaskmovdqu => true,
-        Fldenv | Frstor | Enter => true,
-        Sha1msg1 | Sha1msg2 | Sha1nexte | Sha1rnds4 | Sha256msg1 | Sha256msg2 | Sha256rnds2 => true,
-        _ => false,
-    }
+    matches!(
+        instruction.mnemonic(),
+        Maskmovq | Maskmovdqu | Vmaskmovdqu | Fldenv | Frstor | Enter
+    ) || instruction.cpuid_features().contains(&CpuidFeature::SHA)
 }
 
 /// The number of the general register that `register` is part of.

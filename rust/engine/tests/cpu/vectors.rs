@@ -22,7 +22,7 @@
 //! the return address it pushes; `shutdown` is a triple fault.  Without them the code runs to its end.
 //! General registers, flags and data that `after` does not list must be as before.
 
-use crate::machine::{DATA_BYTES, Ending, Machine, Mode, Outcome, at, hidden};
+use crate::machine::{Ending, Machine, Mode, Outcome, at, hidden};
 use crate::{nasm, native};
 use engine::state::{CpuState, Segment, attr, flags, seg};
 use engine::vcpu::{Backend, locked};
@@ -31,6 +31,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/cpu/vectors");
+
+/// Bytes of data that only listed stores may change.
+const DATA_BYTES: usize = 0x2000;
 
 /// Names of the addresses that a vector may use.
 struct Symbols(BTreeMap<&'static str, u64>);
