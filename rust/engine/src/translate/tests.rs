@@ -173,3 +173,48 @@ fn flags_survive_memory_accesses_between_producer_and_consumer() {
         a.setbe(byte_ptr(rbx + 40))
     });
 }
+
+/// 64-bit mode with all of the host's SIMD enabled.
+fn long_simd(code: &[u8]) -> Machine {
+    use crate::state::{cr0, cr4};
+    let mut m = Machine::long(code);
+    m.v.cpu.cr0 |= cr0::NE | cr0::MP;
+    m.v.cpu.cr4 |= cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE;
+    m.v.cpu.xcr0 = crate::host::xcr0();
+    m.store(DATA + 0x1000, &(0..=255).collect::<Vec<u8>>());
+    m
+}
+
+#[test]
+fn vector_registers_survive_exits() {
+    if !std::is_x86_feature_detected!("avx512vl") {
+        return;
+    }
+    agree(long_simd, 64, |a| {
+        let mut top = a.create_label();
+        a.mov(rbx, DATA + 0x1000)?;
+        a.mov(rdi, DATA + 0xFF0)?;
+        a.mov(ecx, 40)?;
+        a.set_label(&mut top)?;
+        a.vmovdqu64(ymm16, ymmword_ptr(rbx))?;
+        a.vmovdqu64(zmm31, zmmword_ptr(rbx + 64))?;
+        a.vmovdqu(ymm3, ymmword_ptr(rbx + 32))?;
+        a.movups(xmm9, xmmword_ptr(rbx + 5))?;
+        a.vpcmpeqb(k1, ymm16, ymmword_ptr(rbx + 1))?;
+        a.kmovd(eax, k1)?;
+        // Crosses a page: the interpreter does it.
+        a.vmovdqu64(ymmword_ptr(rdi), ymm16)?;
+        a.vmovdqu64(zmmword_ptr(rdi - 1024), zmm31)?;
+        a.vmovdqu(ymmword_ptr(rdi - 512), ymm3)?;
+        a.movups(xmmword_ptr(rdi - 256), xmm9)?;
+        a.cpuid()?;
+        a.vmovdqu64(zmmword_ptr(rdi - 2048), zmm31)?;
+        a.vmovdqu64(ymmword_ptr(rdi - 3072), ymm16)?;
+        a.lea(rbx, qword_ptr(rbx + 1))?;
+        a.mov(ecx, dword_ptr(DATA + 0x1f00))?;
+        a.inc(ecx)?;
+        a.mov(dword_ptr(DATA + 0x1f00), ecx)?;
+        a.cmp(ecx, 40)?;
+        a.jb(top)
+    });
+}
