@@ -21,11 +21,23 @@ pub fn clear(array: &mut [TlbEntry; TLB_ENTRIES]) {
 }
 
 /// Slots filled since the last flush, per class: a flush touches only them.
-#[derive(Default)]
+///
+/// `note` runs while vector registers are the guest's, where libc's memcpy must not: the lists never
+/// grow beyond what they were made with.
 pub struct FillLog {
     slots: [Vec<u16>; 2],
     /// Kernel code pages that aren't global were entered in the code TLB.
     pub kernel_code_not_global: bool,
+}
+
+impl Default for FillLog {
+    fn default() -> FillLog {
+        let list = || Vec::with_capacity(TLB_ENTRIES);
+        FillLog {
+            slots: [list(), list()],
+            kernel_code_not_global: false,
+        }
+    }
 }
 
 impl FillLog {
