@@ -152,7 +152,9 @@ impl Pair {
             ram
         };
         let (e, g) = (read(&self.interp, expected), read(&self.translate, is));
-        if let Some(i) = (0..e.len()).find(|&i| e[i] != g[i]) {
+        if e != g
+            && let Some(i) = (0..e.len()).find(|&i| e[i] != g[i])
+        {
             problems.push(format!("[{i:x}] {:02x} not {:02x}", g[i], e[i]));
         }
     }

@@ -13,7 +13,7 @@ use engine::vcpu::{Backend, Shared, Vcpu, Vm, locked};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-pub const RAM_BYTES: u64 = 2 << 20;
+pub const RAM_BYTES: u64 = 0x12_0000;
 
 /// Where things lie, physical and, unless a test maps otherwise, linear.
 pub mod at {
