@@ -1,7 +1,9 @@
 """`ring3 run`: exit statuses, plain pipes, files, and the reports."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -72,3 +74,17 @@ def test_stats_go_to_standard_error():
 
 def test_cpu_help_lists_the_models():
     assert b"max" in run("--cpu", "help").stdout
+
+
+def test_a_fresh_guest_of_4_gib_stays_small():
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-m", "ring3", "run", "--memory", "4G"],
+                          stdin=pipe, stdout=pipe) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        while b"Keys are echoed" not in process.stdout.readline():
+            assert process.poll() is None
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        resident_kib = int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0])
+        process.communicate(b"q")
+    assert resident_kib < 200 * 1024
