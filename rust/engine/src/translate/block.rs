@@ -13,13 +13,14 @@
 //!
 //! So every cycle of blocks passes a poll, and no link survives a change of mappings unseen.
 
-use super::emit::{Alu, Asm, Cond, Label, Mem, R9, R10, W32, W64};
+use super::emit::{Alu, Asm, Cond, Label, Mem, R8, R9, R10, W32, W64};
 use super::env::{Area, CODE_TLB_ENTRIES};
+use super::group::{self, Group};
 use super::mode::{Mode, bit};
 use super::reencode::{self, Class, Unit};
 use super::rules::{self, Rule};
 use super::runtime::{
-    MISS_USER, MISS_WRITE, Thunks, area, emit_restore_flags, emit_save_flags, field,
+    MISS_GROUP, MISS_USER, MISS_WRITE, Thunks, area, emit_restore_flags, emit_save_flags, field,
 };
 use crate::memory::PAGE;
 use iced_x86::{
@@ -170,6 +171,10 @@ pub struct Source<'a> {
     pub second: Option<PageCheck>,
     /// Number of the first link that this block makes.
     pub first_link: u32,
+    /// Stack accesses may share probes.
+    pub grouped: bool,
+    /// The host has BMI2.
+    pub bmi2: bool,
 }
 
 /// Emits one block.
@@ -184,6 +189,8 @@ pub struct Builder<'a> {
     /// Index of the instruction being emitted.
     pub at: usize,
     fpu_checked: bool,
+    /// The stack group that is probed.
+    pub group: Option<Group>,
 }
 
 /// A finished block's layout; the code is in the assembler.
@@ -203,6 +210,7 @@ pub fn build(asm: &mut Asm, thunks: &Thunks, source: &Source) -> Built {
         map: Vec::with_capacity(source.insns.len() * 2),
         at: 0,
         fpu_checked: false,
+        group: None,
     };
     let entries = b.prologue();
     b.body();
@@ -300,20 +308,19 @@ impl Builder<'_> {
     /// The same entries where the block's first instructions need the flags of its predecessor:
     /// each saves them around its checks.
     fn prologue_flags_live(&mut self) -> Entries {
+        let (guard, poll) = (self.asm.label(), self.asm.label());
+        let guarded = self.asm.position();
+        emit_save_flags(self.asm);
+        self.asm.jmp(guard);
+        let polled = self.asm.position();
+        emit_save_flags(self.asm);
+        self.asm.jmp(poll);
         let indirect = self.asm.position();
         emit_save_flags(self.asm);
         self.compare_target();
         self.asm.jcc_to(Cond::Ne, self.thunks.lookup_saved);
-        let guard = self.asm.label();
-        self.asm.jmp(guard);
-        let guarded = self.asm.position();
-        emit_save_flags(self.asm);
         self.asm.bind(guard);
         self.check_page(self.source.page, true);
-        let poll = self.asm.label();
-        self.asm.jmp(poll);
-        let polled = self.asm.position();
-        emit_save_flags(self.asm);
         self.asm.bind(poll);
         self.check_attention(true);
         emit_restore_flags(self.asm);
@@ -335,8 +342,15 @@ impl Builder<'_> {
         for at in 0..self.source.insns.len() {
             self.at = at;
             self.mark(at);
+            self.begin_group();
             if rules::emit(self) == Flow::End {
                 return;
+            }
+            if let Some(group) = &mut self.group {
+                group.moved(group::copied_delta(
+                    &self.source.mode,
+                    &self.source.insns[at],
+                ));
             }
         }
         // The page or the length limit ended the block.
@@ -344,6 +358,31 @@ impl Builder<'_> {
             let next = self.mode_ip(last.ins.next_ip());
             self.exit_to(next);
         }
+    }
+
+    /// Ends the stack group that doesn't cover the current instruction, probes for a new one.
+    fn begin_group(&mut self) {
+        if self.group.is_some_and(|g| self.at < g.end) {
+            return;
+        }
+        self.group = None;
+        if !self.source.grouped {
+            return;
+        }
+        let Some(group) = group::find(self.mode(), self.source.insns, self.at) else {
+            return;
+        };
+        let live = !self.insn().flags_dead();
+        let low = Mem::base(R8).disp(group.low);
+        self.asm
+            .lea(if self.mode().code64() { W64 } else { W32 }, R9, low);
+        self.probe_linear(group.bytes as usize, group.write, live, MISS_GROUP);
+        self.group = Some(group);
+    }
+
+    /// The host place of RSP + `offset`, if the stack is probed for.
+    pub fn grouped(&self, offset: i32) -> Option<Mem> {
+        self.group.map(|g| g.place(offset))
     }
 
     /// Host code from here on belongs to instruction `at`.
@@ -604,10 +643,33 @@ impl Builder<'_> {
             emit_save_flags(self.asm);
         }
         self.add_segment(segment, size, write, live);
+        self.probe_saved(size, write, live, 0);
+        if live {
+            emit_restore_flags(self.asm);
+        }
+    }
+
+    /// The same for a linear address in R9; `extra`: MISS_ bits.
+    fn probe_linear(&mut self, size: usize, write: bool, live: bool, extra: u32) {
+        if live {
+            emit_save_flags(self.asm);
+        }
+        self.probe_saved(size, write, live, extra);
+        if live {
+            emit_restore_flags(self.asm);
+        }
+    }
+
+    fn probe_saved(&mut self, size: usize, write: bool, saved: bool, extra: u32) {
         let table = self.table(write);
         let (at, resume) = (self.asm.label(), self.asm.label());
-        self.asm.mov(W32, R10, R9);
-        self.asm.shift(super::emit::Shift::Shr, W32, R10, 8);
+        if self.source.bmi2 {
+            // What rotates to the top is masked off.
+            self.asm.rorx(W32, R10, R9, 8);
+        } else {
+            self.asm.mov(W32, R10, R9);
+            self.asm.shift(super::emit::Shift::Shr, W32, R10, 8);
+        }
         self.asm.alu(Alu::And, W32, R10, 0x3FF0);
         let slot = Mem::base(super::emit::RSP).index(R10, 1).disp(table);
         self.asm.alu(Alu::Sub, W64, R9, slot);
@@ -616,18 +678,15 @@ impl Builder<'_> {
         self.asm.jcc(Cond::A, at);
         self.asm.alu(Alu::Add, W64, R9, slot.disp(table + 8));
         self.asm.bind(resume);
-        let what = self.what(size, write);
+        let what = self.what(size, write) | extra;
         self.cold.push(Cold::Miss {
             at,
             resume,
             table,
             what,
-            saved: live,
+            saved,
             insn: self.at,
         });
-        if live {
-            emit_restore_flags(self.asm);
-        }
     }
 
     /// The host address of a linear address known now, as `[r9 + disp]`; None if it straddles pages.
@@ -672,6 +731,9 @@ impl Builder<'_> {
     pub fn memory(&mut self, size: usize, write: bool) -> Option<Mem> {
         let insn = self.insn();
         let (ins, live) = (insn.ins, !insn.flags_dead());
+        if let Some(mem) = self.grouped(ins.memory_displacement64() as i32) {
+            return Some(mem);
+        }
         let segment = crate::interp::operand::segment_number(ins.memory_segment());
         if let Some(offset) = const_address(&ins, self.mode())
             && !self.needs_base(segment)
@@ -786,6 +848,17 @@ impl Builder<'_> {
 /// Number of a general register of any width but AH to BH.
 pub fn register_number(r: Register) -> usize {
     r.full_register() as usize - Register::RAX as usize
+}
+
+/// Whether LEA needs no scratch register here.
+pub fn resident_lea(ins: &Instruction, mode: &Mode) -> bool {
+    let host = |r: Register| r == Register::None || host_register(register_number(r)).is_some();
+    const_address(ins, mode).is_none()
+        && address_bits(ins, mode) != 16
+        && host(ins.memory_base())
+        && host(ins.memory_index())
+        && host(ins.op0_register())
+        && ins.op0_register().size() >= 4
 }
 
 /// Which host register holds guest register `number`, if any.

@@ -136,6 +136,8 @@ pub struct BlockTable {
     /// Counts flushes: numbers of blocks and links are void after one.
     pub epoch: u64,
     by_key: Map<(u64, u64, u16), u32>,
+    /// Keys of blocks whose stack groups straddled pages.
+    ungrouped: Map<(u64, u64, u16), ()>,
     pub code_pages: Map<u64, CodePage>,
     page_ids: Map<(u64, u64), u32>,
     modes: Map<(u32, u64), u16>,
@@ -236,14 +238,30 @@ impl BlockTable {
         }
     }
 
+    /// The block whose host code `host` lies in (or just behind).
+    pub fn block_at(&self, host: u64) -> Option<u32> {
+        let index = self
+            .blocks
+            .partition_point(|b| b.start <= host)
+            .checked_sub(1)?;
+        let block = &self.blocks[index];
+        (host - block.start <= block.bytes as u64).then_some(index as u32)
+    }
+
+    /// Whether a block with this key must not share probes of the stack.
+    pub fn is_ungrouped(&self, physical: u64, rip: u64, mode: u16) -> bool {
+        !self.ungrouped.is_empty() && self.ungrouped.contains_key(&(physical, rip, mode))
+    }
+
+    pub fn set_ungrouped(&mut self, index: u32) {
+        let b = &self.blocks[index as usize];
+        self.ungrouped.insert((b.physical, b.rip, b.mode), ());
+    }
+
     /// The guest RIP that a host address inside a block belongs to.
     pub fn guest_rip(&self, host: u64) -> Option<u64> {
-        let i = self.blocks.partition_point(|b| b.start <= host);
-        let block = &self.blocks[i.checked_sub(1)?];
-        let offset = host.checked_sub(block.start)?;
-        if offset > block.bytes as u64 {
-            return None;
-        }
+        let block = &self.blocks[self.block_at(host)? as usize];
+        let offset = host - block.start;
         let i = block.map.partition_point(|&(at, _)| at as u64 <= offset);
         let (_, delta) = block.map[i.checked_sub(1)?];
         Some(block.rip.wrapping_add(delta as u64))

@@ -21,6 +21,7 @@ mod cache;
 pub mod emit;
 pub mod env;
 pub(crate) mod fault;
+mod group;
 mod link;
 mod mode;
 pub mod reencode;
@@ -52,6 +53,9 @@ pub struct Jit {
     thunks: Thunks,
     table: BlockTable,
     fills: tlb::FillLog,
+    /// A stack group's probe just failed because its span straddles two pages.
+    straddled: bool,
+    bmi2: bool,
     insns: Vec<Insn>,
 }
 
@@ -68,6 +72,8 @@ impl Jit {
             thunks,
             table: BlockTable::default(),
             fills: tlb::FillLog::default(),
+            straddled: false,
+            bmi2: std::is_x86_feature_detected!("bmi2"),
             insns: Vec::with_capacity(MAX_INSTRUCTIONS),
         })
     }
@@ -153,6 +159,9 @@ impl Vcpu {
                     self.stats.exit_fault += 1;
                     // SAFETY: translated code isn't running.
                     let site = unsafe { (*area).exit_site };
+                    if std::mem::take(&mut self.jit.straddled) {
+                        return self.ungroup(site);
+                    }
                     match self.jit.table.guest_rip(site) {
                         Some(rip) => {
                             self.cpu.rip = rip;
@@ -168,6 +177,20 @@ impl Vcpu {
                 }
             }
         }
+    }
+
+    /// Has the block around host address `site` made anew without stack groups.
+    fn ungroup(&mut self, site: u64) {
+        let (Some(rip), Some(index)) = (
+            self.jit.table.guest_rip(site),
+            self.jit.table.block_at(site),
+        ) else {
+            self.error = Some(format!("a probe at {site:#x}, in no block"));
+            return;
+        };
+        self.cpu.rip = rip;
+        self.jit.table.set_ungrouped(index);
+        self.drop_block(index);
     }
 
     /// Finds (or makes) the block that link's target is, patches the link; its host address.
@@ -324,6 +347,11 @@ impl Vcpu {
             },
             second,
             first_link: self.jit.table.links.len() as u32,
+            grouped: !self
+                .jit
+                .table
+                .is_ungrouped(page.page + offset as u64, rip, mode_number),
+            bmi2: self.jit.bmi2,
         };
         let base = self.jit.cache.next_address();
         self.jit.asm.start(base);

@@ -231,6 +231,9 @@ fn copy(b: &mut Builder) -> Flow {
         b.need_fpu();
     }
     let mut plan = Plan::new(HOME);
+    if b.group.is_some() {
+        plan.keep = 1 << 9;
+    }
     if let Some(operand) = reencode::memory_operand(&ins) {
         match b.memory(operand.size, operand.access.writes()) {
             Some(mem) => plan = plan.mem(mem),
@@ -360,8 +363,20 @@ fn stack(b: &mut Builder, offset: i32, size: usize, write: bool) {
     b.probe(seg::SS, size, write, live);
 }
 
+/// The host place of `size` bytes at the stack pointer + `offset`.
+fn stack_place(b: &mut Builder, offset: i32, size: usize, write: bool) -> Mem {
+    if let Some(mem) = b.grouped(offset) {
+        return mem;
+    }
+    stack(b, offset, size, write);
+    Mem::base(R9)
+}
+
 /// Adds to the stack pointer; flags are kept, R10 may be lost.
 fn move_stack(b: &mut Builder, delta: i32) {
+    if let Some(group) = &mut b.group {
+        group.moved(delta);
+    }
     let by = Mem::base(R8).disp(delta);
     if b.mode().code64() {
         b.asm.lea(W64, R8, by);
@@ -386,13 +401,13 @@ fn push(b: &mut Builder) -> Flow {
     };
     match ins.op0_kind() {
         OpKind::Register => {
-            stack(b, -size, size as usize, true);
+            let place = stack_place(b, -size, size as usize, true);
             let number = number(ins.op0_register());
             match host_register(number) {
-                Some(host) => b.asm.mov(width, Mem::base(R9), host),
+                Some(host) => b.asm.mov(width, place, host),
                 None => {
                     b.asm.mov(W64, R10, gpr_home(number));
-                    b.asm.mov(width, Mem::base(R9), R10);
+                    b.asm.mov(width, place, R10);
                 }
             }
         }
@@ -407,12 +422,12 @@ fn push(b: &mut Builder) -> Flow {
             b.asm.mov(width, Mem::base(R9), R10);
         }
         _ => {
-            stack(b, -size, size as usize, true);
             let value = ins.immediate(0) as i64;
             if width == W64 && value as i32 as i64 != value {
                 return b.exit_interpret();
             }
-            b.asm.mov(width, Mem::base(R9), value);
+            let place = stack_place(b, -size, size as usize, true);
+            b.asm.mov(width, place, value);
         }
     }
     move_stack(b, -size);
@@ -425,10 +440,15 @@ fn pop(b: &mut Builder) -> Flow {
     let Some(width) = Width::from_bytes(size as usize) else {
         return b.exit_interpret();
     };
-    stack(b, 0, size as usize, false);
-    b.asm.mov(width, R9, Mem::base(R9));
-    move_stack(b, size);
-    store_guest(b, ins.op0_register(), R9);
+    let place = stack_place(b, 0, size as usize, false);
+    b.asm.mov(width, R10, place);
+    if number(ins.op0_register()) == 4 {
+        move_stack(b, size);
+        store_guest(b, ins.op0_register(), R10);
+    } else {
+        store_guest(b, ins.op0_register(), R10);
+        move_stack(b, size);
+    }
     Flow::Next
 }
 
@@ -454,12 +474,12 @@ fn leave(b: &mut Builder) -> Flow {
 fn push_return(b: &mut Builder, width: Width) {
     let size = width.bytes() as i32;
     let next = b.insn().ins.next_ip();
-    stack(b, -size, size as usize, true);
+    let place = stack_place(b, -size, size as usize, true);
     if width == W64 && next as i32 as i64 as u64 != next {
         b.asm.mov(W64, R10, next);
-        b.asm.mov(W64, Mem::base(R9), R10);
+        b.asm.mov(W64, place, R10);
     } else {
-        b.asm.mov(width, Mem::base(R9), next as i64);
+        b.asm.mov(width, place, next as i64);
     }
     move_stack(b, -size);
 }
@@ -532,8 +552,8 @@ fn ret(b: &mut Builder) -> Flow {
     } else {
         0
     };
-    stack(b, 0, size as usize, false);
-    load_narrow(b, width, Mem::base(R9));
+    let place = stack_place(b, 0, size as usize, false);
+    load_narrow(b, width, place);
     move_stack(b, size + extra);
     b.exit_indirect();
     Flow::End

@@ -34,8 +34,10 @@ pub mod exit {
 }
 
 /// Access sizes and directions as cold code hands them to the miss thunk in R10.
-pub const MISS_WRITE: u32 = 1 << 8;
-pub const MISS_USER: u32 = 1 << 9;
+pub const MISS_WRITE: u32 = 1 << 16;
+pub const MISS_USER: u32 = 1 << 17;
+/// The probe of a stack group, which may straddle pages.
+pub const MISS_GROUP: u32 = 1 << 18;
 
 /// `[rsp + offset]`: a field of the Area.
 pub const fn field(offset: usize) -> Mem {
@@ -326,9 +328,10 @@ extern "sysv64" fn miss(area: *mut Area, linear: u64, what: u64) -> u64 {
 impl Vcpu {
     fn inline_tlb_miss(&mut self, linear: u64, what: u32) -> u64 {
         self.stats.tlb_misses += 1;
-        let size = (what & 0xFF) as u64;
+        let size = (what & 0xFFFF) as u64;
         let offset = linear % PAGE;
         if offset + size > PAGE {
+            self.jit.straddled = what & MISS_GROUP != 0;
             return 0;
         }
         let user = what & MISS_USER != 0;

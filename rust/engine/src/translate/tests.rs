@@ -218,3 +218,46 @@ fn vector_registers_survive_exits() {
         a.jb(top)
     });
 }
+
+/// A recursive function with frames of many sizes: its stack crosses pages everywhere.
+#[test]
+fn frames_at_all_distances_from_page_borders() {
+    agree(Machine::long, 64, |a| {
+        let (mut f, mut start, mut leaf, mut out) = (
+            a.create_label(),
+            a.create_label(),
+            a.create_label(),
+            a.create_label(),
+        );
+        a.jmp(start)?;
+        a.set_label(&mut f)?;
+        a.push(rbx)?;
+        a.push(r9)?;
+        a.sub(rsp, 24)?;
+        a.mov(qword_ptr(rsp + 8), rdi)?;
+        a.lea(rbx, qword_ptr(rdi + rdi * 2))?;
+        a.mov(qword_ptr(rsp), r9)?;
+        a.add(r9, qword_ptr(rsp + 8))?;
+        a.test(rdi, rdi)?;
+        a.je(leaf)?;
+        a.dec(rdi)?;
+        a.call(f)?;
+        a.set_label(&mut leaf)?;
+        a.add(rax, qword_ptr(rsp + 8))?;
+        a.xor(rax, qword_ptr(rsp))?;
+        a.add(rsp, 24)?;
+        a.pop(r9)?;
+        a.pop(rbx)?;
+        a.ret()?;
+        a.set_label(&mut start)?;
+        a.mov(esi, 60)?;
+        a.set_label(&mut out)?;
+        a.mov(rsp, 0x7000u64 + 8)?;
+        a.lea(r10, qword_ptr(rsi * 8))?;
+        a.sub(rsp, r10)?;
+        a.mov(edi, 100)?;
+        a.call(f)?;
+        a.dec(esi)?;
+        a.jne(out)
+    });
+}

@@ -1,0 +1,241 @@
+//! Stack groups: one probe for a run of stack accesses.
+//!
+//! Prologues, epilogues and calls touch the stack at known distances from one RSP.  A group is a run
+//! of instructions that access memory by RSP + constant only (PUSH, POP, CALL, RET, `[rsp+disp]`)
+//! or not at all, and change RSP by constants only.  Its probe checks the whole span once and leaves
+//! the host address of its lowest byte in R9, which the run keeps.  It may stand some harmless
+//! instructions before the first access, where the flags are dead.
+//!
+//! A probe that fails has changed nothing: the instruction it stands at is interpreted, and the rest
+//! is another block.  A span that straddles two pages would fail every time, so such a block is made
+//! anew without groups (`Jit::ungrouped`).
+
+use super::block::{Insn, resident_lea};
+use super::emit::{Mem, R9};
+use super::mode::{Mode, bit};
+use super::reencode;
+use super::rules::Rule;
+use crate::state::seg;
+use iced_x86::{Mnemonic, OpKind, Register};
+
+/// Bytes that a group may span.
+const MAX_SPAN: i32 = 1024;
+
+/// What an instruction does with the stack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Effect {
+    /// Offset from RSP before the instruction, bytes, and whether it is written.
+    access: Option<(i32, i32, bool)>,
+    /// Change of RSP.
+    delta: i32,
+    /// Nothing can follow it.
+    last: bool,
+}
+
+/// A group to be emitted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Group {
+    /// Index after its last instruction.
+    pub end: usize,
+    /// Lowest byte, from RSP at the group's start.
+    pub low: i32,
+    pub bytes: i32,
+    pub write: bool,
+    /// Change of RSP since the start.
+    moved: i32,
+}
+
+impl Group {
+    /// The host place of RSP + `offset` now.
+    pub fn place(&self, offset: i32) -> Mem {
+        Mem::base(R9).disp(self.moved + offset - self.low)
+    }
+
+    /// RSP was changed by `delta`.
+    pub fn moved(&mut self, delta: i32) {
+        self.moved += delta;
+    }
+}
+
+/// The group that should be probed for before instruction `start`, if one should.
+pub fn find(mode: &Mode, insns: &[Insn], start: usize) -> Option<Group> {
+    if !mode.has(bit::STACK32) || !mode.is_flat(seg::SS) {
+        return None;
+    }
+    let first = effect(mode, &insns[start])?;
+    if first.access.is_none() {
+        // Hoisted only to where flags are free, if they aren't at the first access.
+        if !insns[start].flags_dead() || !hoist(mode, insns, start) {
+            return None;
+        }
+    }
+    let (mut low, mut high) = (i32::MAX, i32::MIN);
+    let (mut write, mut moved, mut accesses) = (false, 0i32, 0);
+    let mut end = start;
+    for insn in &insns[start..] {
+        let Some(e) = effect(mode, insn) else {
+            break;
+        };
+        if let Some((offset, bytes, written)) = e.access {
+            let from = moved + offset;
+            let (l, h) = (low.min(from), high.max(from + bytes));
+            if h - l > MAX_SPAN {
+                break;
+            }
+            (low, high) = (l, h);
+            write |= written;
+            accesses += 1;
+        }
+        moved += e.delta;
+        end += 1;
+        if e.last || moved.abs() > MAX_SPAN {
+            break;
+        }
+    }
+    let worth = accesses > 1 || accesses == 1 && first.access.is_none();
+    worth.then_some(Group {
+        end,
+        low,
+        bytes: high - low,
+        write,
+        moved: 0,
+    })
+}
+
+/// Whether the next access after harmless instructions finds the flags live.
+fn hoist(mode: &Mode, insns: &[Insn], start: usize) -> bool {
+    for insn in &insns[start..] {
+        match effect(mode, insn) {
+            None => return false,
+            Some(e) if e.access.is_some() => return !insn.flags_dead(),
+            Some(_) => {}
+        }
+    }
+    false
+}
+
+/// The change of RSP by a copied instruction; PUSH and POP tell theirs themselves.
+pub fn copied_delta(mode: &Mode, insn: &Insn) -> i32 {
+    match insn.rule {
+        Rule::Copy => copy_effect(mode, insn).map_or(0, |e| e.delta),
+        _ => 0,
+    }
+}
+
+/// What `insn` does with the stack; None: it can't be part of a group.
+fn effect(mode: &Mode, insn: &Insn) -> Option<Effect> {
+    let ins = &insn.ins;
+    let wide = if mode.code64() { 8 } else { 4 };
+    let none = Effect {
+        access: None,
+        delta: 0,
+        last: false,
+    };
+    match insn.rule {
+        Rule::Push if ins.op0_kind() != OpKind::Memory => {
+            let delta = ins.stack_pointer_increment();
+            Some(Effect {
+                access: Some((delta, -delta, true)),
+                delta,
+                last: false,
+            })
+        }
+        Rule::Pop if ins.op0_register().full_register() != Register::RSP => {
+            let delta = ins.stack_pointer_increment();
+            Some(Effect {
+                access: Some((0, delta, false)),
+                delta,
+                last: false,
+            })
+        }
+        Rule::Call if ins.stack_pointer_increment() == -wide => Some(Effect {
+            access: Some((-wide, wide, true)),
+            delta: -wide,
+            last: true,
+        }),
+        Rule::Ret if ins.op_count() == 0 && ins.stack_pointer_increment() == wide => Some(Effect {
+            access: Some((0, wide, false)),
+            delta: wide,
+            last: true,
+        }),
+        Rule::Lea => {
+            let plain = !register_operand_is_stack_pointer(insn) && resident_lea(ins, mode);
+            plain.then_some(none)
+        }
+        Rule::Copy => copy_effect(mode, insn),
+        Rule::Jcc | Rule::Jmp => Some(Effect { last: true, ..none }),
+        _ => None,
+    }
+}
+
+fn copy_effect(mode: &Mode, insn: &Insn) -> Option<Effect> {
+    let ins = &insn.ins;
+    if let Some(operand) = reencode::memory_operand(ins) {
+        let by_rsp = ins.memory_base()
+            == if mode.code64() {
+                Register::RSP
+            } else {
+                Register::ESP
+            };
+        let plain = by_rsp
+            && ins.memory_index() == Register::None
+            && ins.memory_segment() == Register::SS
+            && !operand.masked
+            && operand.size > 0
+            && !register_operand_is_stack_pointer(insn);
+        let disp = ins.memory_displacement64() as i32;
+        if !plain || disp.abs() > MAX_SPAN {
+            return None;
+        }
+        let access = Some((disp, operand.size as i32, operand.access.writes()));
+        return Some(Effect {
+            access,
+            delta: 0,
+            last: false,
+        });
+    }
+    if !register_operand_is_stack_pointer(insn) {
+        return Some(Effect {
+            access: None,
+            delta: 0,
+            last: false,
+        });
+    }
+    // ADD and SUB of RSP are followed; other uses as a source change nothing.
+    let rsp = if mode.code64() {
+        Register::RSP
+    } else {
+        Register::ESP
+    };
+    let to_rsp =
+        ins.op0_kind() == OpKind::Register && ins.op0_register().full_register() == Register::RSP;
+    if !to_rsp {
+        let source = ins.mnemonic() == Mnemonic::Mov;
+        return source.then_some(Effect {
+            access: None,
+            delta: 0,
+            last: false,
+        });
+    }
+    if ins.op0_register() != rsp || ins.op_count() != 2 || ins.op1_kind() == OpKind::Register {
+        return None;
+    }
+    let by = i32::try_from(ins.immediate(1) as i64).ok()?;
+    let delta = match ins.mnemonic() {
+        Mnemonic::Add => by,
+        Mnemonic::Sub => by.checked_neg()?,
+        _ => return None,
+    };
+    (delta.abs() <= MAX_SPAN).then_some(Effect {
+        access: None,
+        delta,
+        last: false,
+    })
+}
+
+fn register_operand_is_stack_pointer(insn: &Insn) -> bool {
+    (0..insn.ins.op_count()).any(|i| {
+        insn.ins.op_kind(i) == OpKind::Register
+            && insn.ins.op_register(i).full_register() == Register::RSP
+    })
+}
