@@ -195,9 +195,10 @@ fn verify(v: &mut Vcpu, insn: &Instruction, allows: fn(Descriptor) -> bool) -> R
     Ok(())
 }
 
+/// Where nothing has to be raised nothing is written, and a read-only destination is no fault.
 fn arpl(v: &mut Vcpu, insn: &Instruction) -> Result<(), Fault> {
     require_protected(v)?;
-    let destination = v.read_operand_for_update(insn, 0)?;
+    let destination = v.read_operand(insn, 0)?;
     let source = v.reg(insn.op_register(1));
     let raise = destination & 3 < source & 3;
     if raise {

@@ -178,6 +178,8 @@ impl Walk<'_> {
         let nxe = self.cpu.efer & efer::NXE != 0;
         let long = self.cpu.long_mode();
         let mut rights = right::USER | right::WRITE;
+        let top = level as usize;
+        let mut upper = [(0, 0); 4];
         loop {
             let at = table + (self.linear >> (12 + 9 * level) & 0x1FF) * 8;
             let entry = self.load(at, 8);
@@ -202,20 +204,22 @@ impl Walk<'_> {
             }
             rights = combine(rights, entry);
             if level > 0 && !large {
-                self.set(at, 8, entry, pte::A);
+                upper[level as usize] = (at, entry);
                 table = entry & PHYSICAL_MASK & !0xFFF;
                 level -= 1;
                 continue;
             }
             let mask = (1u64 << (12 + 9 * level)) - 1;
             let page = (entry & PHYSICAL_MASK & !mask & !0xFFF) | self.linear & mask & !0xFFF;
-            return self.leaf(
-                at,
-                8,
-                entry,
-                rights | if large { right::LARGE } else { 0 },
-                page,
-            );
+            if large {
+                rights |= right::LARGE;
+            }
+            let done = self.leaf(at, 8, entry, rights, page)?;
+            // An access that faults leaves no trace.
+            for (at, entry) in &upper[level as usize + 1..=top] {
+                self.set(*at, 8, *entry, pte::A);
+            }
+            return Ok(done);
         }
     }
 
@@ -236,13 +240,15 @@ impl Walk<'_> {
             let page = base | self.linear & 0x003F_F000;
             return self.leaf(at, 4, entry, rights | right::LARGE, page);
         }
-        self.set(at, 4, entry, pte::A);
+        let (directory_at, directory) = (at, entry);
         let at = (entry & 0xFFFF_F000) + (self.linear >> 12 & 0x3FF) * 4;
         let entry = self.load(at, 4);
         if entry & pte::P == 0 {
             return Err(self.fault(0));
         }
-        self.leaf(at, 4, entry, combine(rights, entry), entry & 0xFFFF_F000)
+        let done = self.leaf(at, 4, entry, combine(rights, entry), entry & 0xFFFF_F000)?;
+        self.set(directory_at, 4, directory, pte::A);
+        Ok(done)
     }
 
     fn leaf(

@@ -190,3 +190,14 @@ fn swapgs_exchanges_the_bases_at_level_0_only() {
     m.enter_user(true);
     assert_eq!(m.step(), Err(Fault::GP0));
 }
+
+#[test]
+fn a_page_fault_sets_no_accessed_bits() {
+    let mut m = long64(|a| a.mov(rax, qword_ptr(rbx)));
+    // A directory entry of its own, for the second gigabyte's first table.
+    let root = m.v.cpu.cr3;
+    m.put64(root + 0x1008, (root + 0x4000) | 7);
+    m.v.cpu.gpr[gpr::RBX] = 1 << 30;
+    assert_eq!(m.step(), Err(Fault::page(1 << 30, 0)));
+    assert_eq!(m.get64(root + 0x1008), (root + 0x4000) | 7);
+}

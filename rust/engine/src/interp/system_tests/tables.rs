@@ -111,3 +111,14 @@ fn look_ups_do_not_exist_in_real_mode() {
     assert_eq!(real16(|a| a.lar(ax, cx)).step(), Err(Fault::UD));
     assert_eq!(real16(|a| a.sldt(ax)).step(), Err(Fault::UD));
 }
+
+#[test]
+fn arpl_writes_only_what_it_raises() {
+    let mut m = protected(|a| a.arpl(word_ptr(DATA), cx));
+    m.v.cpu.seg[seg::DS].attributes &= !attr::WRITABLE;
+    m.step().unwrap();
+    assert_eq!(m.v.cpu.rflags & flags::ZF, 0);
+    m.v.cpu.rip = CODE;
+    m.v.cpu.gpr[gpr::RCX] = 1;
+    assert_eq!(m.step(), Err(Fault::GP0));
+}
