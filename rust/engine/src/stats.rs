@@ -58,7 +58,7 @@ impl Stats {
             .filter(|&(_, &n)| n > 0)
             .map(|(m, &n)| (format!("{m:?}").to_lowercase(), n))
             .collect();
-        all.sort_by(|a, b| b.1.cmp(&a.1));
+        all.sort_by_key(|b| std::cmp::Reverse(b.1));
         all.truncate(count);
         all
     }

@@ -276,7 +276,7 @@ impl Vcpu {
             let have = out.len();
             let n = ((PAGE - at % PAGE) as usize).min(length - have);
             out.resize(have + n, 0);
-            let from = engine.vm.memory.gate(page) | at % PAGE;
+            let from = engine.vm.memory.gate(page) | (at % PAGE);
             engine.vm.memory.read(from, &mut out[have..], |page| {
                 engine.vm.io.page_has_mmio(page)
             });

@@ -44,7 +44,7 @@ impl Mode {
         let mut bits = 0;
         let code64 = cpu.code64();
         if code64 {
-            bits |= CODE64 | LONG | STACK32 | 0x3F * FLAT;
+            bits |= CODE64 | LONG | STACK32 | (0x3F * FLAT);
         } else {
             if cpu.seg[seg::CS].is(attr::DB) {
                 bits |= CODE32;
