@@ -60,7 +60,9 @@ impl Insn {
         use Rule::*;
         match self.rule {
             Copy | CallIndirect | JmpIndirect => self.ins.op_kinds().any(|k| k == OpKind::Memory),
-            Lea | Jmp | Jcc | Loop | Jcxz | Rdtsc | Swapgs | FsGsBase | Interpret => false,
+            Lea | Nothing | Jmp | Jcc | Loop | Jcxz | Rdtsc | Swapgs | FsGsBase | Interpret => {
+                false
+            }
             _ => true,
         }
     }

@@ -163,6 +163,7 @@ fn effect(mode: &Mode, insn: &Insn) -> Option<Effect> {
             plain.then_some(none)
         }
         Rule::Copy => copy_effect(mode, insn),
+        Rule::Nothing => Some(none),
         Rule::Jcc | Rule::Jmp => Some(Effect { last: true, ..none }),
         _ => None,
     }

@@ -28,6 +28,7 @@ pub mod reencode;
 mod rules;
 mod runtime;
 mod smc;
+mod string;
 mod tlb;
 
 #[cfg(test)]

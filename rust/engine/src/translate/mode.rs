@@ -1,6 +1,6 @@
 //! What of the CPU's state a block's translation depends on.
 
-use crate::state::{CpuState, attr, cr0, cr4, seg};
+use crate::state::{CpuState, attr, cr0, cr4, flags, seg};
 use crate::translate::env::{KERNEL, USER};
 
 /// Bits of `Mode::bits`.
@@ -26,8 +26,10 @@ pub mod bit {
     /// CR4.TSD: RDTSC is privileged.
     pub const NO_TSC: u32 = 1 << 18;
     pub const FSGSBASE: u32 = 1 << 19;
-    /// Vendor-neutral: EFER.SCE, SYSCALL exists.
+    /// EFER.SCE: SYSCALL exists.
     pub const SYSCALL: u32 = 1 << 20;
+    /// RFLAGS.DF: strings go down.
+    pub const DOWN: u32 = 1 << 21;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,6 +73,9 @@ impl Mode {
             bits |= IO_PRIVILEGE;
         }
         bits |= units(cpu);
+        if cpu.rflags & flags::DF != 0 {
+            bits |= DOWN;
+        }
         if cpu.cr4 & cr4::TSD != 0 {
             bits |= NO_TSC;
         }

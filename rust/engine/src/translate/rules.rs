@@ -38,7 +38,10 @@ pub enum Rule {
     Rdtsc,
     Swapgs,
     FsGsBase,
-    DirectionFlag,
+    /// CLD and STD that change nothing: DF is part of the mode.
+    Nothing,
+    /// A string instruction without a repeat prefix.
+    String,
     Pushf,
     Popf,
     Cli,
@@ -81,7 +84,8 @@ pub fn rule(mode: &Mode, ins: &Instruction) -> Rule {
         Push if pushable(ins) => Rule::Push,
         Pop if ins.op0_kind() == OpKind::Register && ins.op0_register().is_gpr() => Rule::Pop,
         Leave if mode.has(bit::STACK32) && ins.code() != Code::Leavew => Rule::Leave,
-        Cld | Std => Rule::DirectionFlag,
+        Cld if !mode.has(bit::DOWN) => Rule::Nothing,
+        Std if mode.has(bit::DOWN) => Rule::Nothing,
         Pushf | Pushfd | Pushfq if mode.has(bit::IO_PRIVILEGE) || !mode.has(bit::REAL_OR_V86) => {
             Rule::Pushf
         }
@@ -92,6 +96,7 @@ pub fn rule(mode: &Mode, ins: &Instruction) -> Rule {
         Swapgs if mode.code64() && !mode.has(bit::USER) => Rule::Swapgs,
         Rdfsbase | Rdgsbase | Wrfsbase | Wrgsbase if fs_gs_base(mode, ins) => Rule::FsGsBase,
         Vzeroupper | Vzeroall if !mode.code64() && copyable(mode, ins) => Rule::ZeroVectors,
+        _ if super::string::has_rule(mode, ins) => Rule::String,
         _ if copyable(mode, ins) => Rule::Copy,
         _ if reencode::classify(ins) == Class::BitString => Rule::BitString,
         _ => Rule::Interpret,
@@ -211,10 +216,8 @@ pub fn emit(b: &mut Builder) -> Flow {
         Rule::Rdtsc => rdtsc(b),
         Rule::Swapgs => swapgs(b),
         Rule::FsGsBase => read_base(b),
-        Rule::DirectionFlag => {
-            let set = b.insn().ins.mnemonic() == Mnemonic::Std;
-            change_flag(b, flags::DF, set)
-        }
+        Rule::Nothing => Flow::Next,
+        Rule::String => super::string::emit(b),
         Rule::Pushf => pushf(b),
         Rule::Popf => popf(b),
         Rule::Cli => change_flag(b, flags::IF, false),
@@ -712,16 +715,16 @@ fn pushf(b: &mut Builder) -> Flow {
     Flow::Next
 }
 
-/// POPF that changes IF, DF, ID and arithmetic flags only; all else is interpreted.
+/// POPF that changes IF, ID and arithmetic flags only; all else is interpreted.
 fn popf(b: &mut Builder) -> Flow {
     let size = b.insn().ins.stack_pointer_increment();
     let Some(width) = Width::from_bytes(size as usize) else {
         return b.exit_interpret();
     };
     let narrow = width == W16;
-    let taken = (flags::IF | flags::DF) as i32 | if narrow { 0 } else { flags::ID as i32 };
-    let kept =
-        (flags::TF | flags::IOPL | flags::NT) as i32 | if narrow { 0 } else { flags::AC as i32 };
+    let taken = flags::IF as i32 | if narrow { 0 } else { flags::ID as i32 };
+    let kept = (flags::TF | flags::DF | flags::IOPL | flags::NT) as i32
+        | if narrow { 0 } else { flags::AC as i32 };
     stack(b, 0, size as usize, false);
     load_narrow(b, width, Mem::base(R9));
     b.asm.mov(W64, R10, area!(cpu.rflags));

@@ -261,3 +261,36 @@ fn frames_at_all_distances_from_page_borders() {
         a.jne(out)
     });
 }
+
+#[test]
+fn single_string_instructions() {
+    agree(Machine::protected, 32, |a| {
+        let mut top = a.create_label();
+        a.cld()?;
+        a.mov(esi, CODE as i32)?;
+        a.mov(edi, 0x8000)?;
+        a.mov(ecx, 50)?;
+        a.set_label(&mut top)?;
+        a.movsb()?;
+        a.movsd()?;
+        a.lodsw()?;
+        a.stosd()?;
+        a.scasb()?;
+        a.setb(byte_ptr(edi + 64))?;
+        a.cmpsd()?;
+        a.seta(byte_ptr(edi + 65))?;
+        a.std()?;
+        a.movsw()?;
+        a.cld()?;
+        a.dec(ecx)?;
+        a.jne(top)
+    });
+    agree(Machine::real, 16, |a| {
+        a.mov(si, CODE as u32)?;
+        a.mov(di, 0x8000u32)?;
+        a.movsb()?;
+        a.lodsw()?;
+        a.stosw()?;
+        a.cmpsb()
+    });
+}
