@@ -264,12 +264,14 @@ fn run(
         return None;
     }
     let elements = if down {
-        limit.min(within / size + 1).min(offset / size + 1)
+        limit
+            .min(within / size + 1)
+            .min((offset / size).saturating_add(1))
     } else {
         let room = top - offset;
         limit
             .min((PAGE - within) / size)
-            .min((room - (size - 1)) / size + 1)
+            .min(((room - (size - 1)) / size).saturating_add(1))
     };
     let last = if down {
         offset - (elements - 1) * size

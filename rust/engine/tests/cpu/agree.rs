@@ -9,6 +9,7 @@ use crate::undefined::Undefined;
 use engine::fault::vector;
 use engine::state::{CpuState, flags};
 use engine::vcpu::Backend;
+use iced_x86::Instruction;
 
 /// Longest code, in bytes.
 pub const CODE_MAX: usize = 512;
@@ -50,6 +51,10 @@ impl Pair {
             return Ok(());
         };
         let is = self.translate.run();
+        if is.ending == expected.ending && !canonical(is.rip) {
+            // A branch to such an address faults before or after it is taken, by vendor.
+            return Ok(());
+        }
         let mut problems = vec![];
         self.check(&expected, &is, undefined, &mut problems);
         if problems.is_empty() {
@@ -164,14 +169,19 @@ impl Pair {
 /// that nothing can be said about.
 fn interpret(machine: &mut Machine) -> Option<(Outcome, Undefined)> {
     let mut undefined = Undefined::default();
+    let mut last = None;
     for _ in 0..STEPS_MAX {
         let before = machine.vcpu.cpu.rip;
-        let fetched = machine
-            .vcpu
-            .fetch()
-            .ok()
-            .map(|(instruction, _)| instruction);
-        if fetched.is_some_and(|i| undefined.matters_to(&i)) {
+        let fetched = machine.vcpu.fetch().ok();
+        let fetched = fetched.map(|(i, bytes)| (i, bytes[..i.len()].to_vec()));
+        // A repeated string instruction that has overwritten itself may go on as either.
+        if changed(&last, before, &fetched) {
+            return None;
+        }
+        if fetched
+            .as_ref()
+            .is_some_and(|(i, _)| undefined.matters_to(i))
+        {
             return None;
         }
         if let Some(exit) = machine.vcpu.run_one() {
@@ -180,13 +190,24 @@ fn interpret(machine: &mut Machine) -> Option<(Outcome, Undefined)> {
         let after = machine.vcpu.cpu.rip;
         let entered = |rip| (at::HANDLERS..at::HANDLERS + 256).contains(&rip);
         // An instruction that faults has no effect on the flags.
-        if let Some(instruction) = fetched
+        if let Some((instruction, _)) = &fetched
             && (entered(before) || !entered(after))
         {
-            undefined.note(&instruction);
+            undefined.note(instruction);
         }
+        last = fetched.map(|(_, bytes)| (before, bytes));
     }
     None
+}
+
+type Fetched = Option<(Instruction, Vec<u8>)>;
+
+/// Whether the instruction at `rip` is the last one again, but with other bytes.
+fn changed(last: &Option<(u64, Vec<u8>)>, rip: u64, now: &Fetched) -> bool {
+    match (last, now) {
+        (Some((before, bytes)), Some((_, other))) => *before == rip && bytes != other,
+        _ => false,
+    }
 }
 
 fn set_up(machine: &mut Machine, mode: Mode, header: &[u8], code: &[u8]) {
@@ -215,6 +236,10 @@ fn register_value(byte: u8) -> u64 {
         2 => at::DATA + low * 128,
         _ => at::DATA + 0x800 + low * 7,
     }
+}
+
+fn canonical(address: u64) -> bool {
+    matches!((address as i64) >> 47, 0 | -1)
 }
 
 /// The part of a register that means something.

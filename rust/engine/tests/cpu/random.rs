@@ -245,11 +245,21 @@ fn comparable(instruction: &Instruction) -> bool {
             .all(|f| FEATURES.contains(f))
 }
 
-/// Branches with an operand-size prefix, LOOPE and LOOPNE with a repeat prefix, and SHLD and SHRD of
-/// words, whose result for counts above 16 is undefined.
+/// Branches with an operand-size prefix, LOOPE and LOOPNE with a repeat prefix, SHLD and SHRD of words,
+/// whose result for counts above 16 is undefined, and more.
 fn differs_by_vendor(instruction: &Instruction, bytes: &[u8]) -> bool {
     let double_shift = matches!(instruction.mnemonic(), Mnemonic::Shld | Mnemonic::Shrd);
     if double_shift && instruction.op1_register().size() == 2 {
+        return true;
+    }
+    // With a 16-bit destination some read 16 bits and some 32.
+    if instruction.code() == Code::Movsxd_r16_rm16 {
+        return true;
+    }
+    // Some switch the x87 unit to MMX before the store faults.
+    if instruction.code() == Code::Maskmovq_rDI_mm_mm
+        && instruction.segment_prefix() == Register::CS
+    {
         return true;
     }
     let prefix =
@@ -819,7 +829,7 @@ fn differs_at_borders(instruction: &Instruction) -> bool {
     use Mnemonic::*;
     matches!(
         instruction.mnemonic(),
-        Maskmovq | Maskmovdqu | Vmaskmovdqu | Fldenv | Frstor | Enter
+        Maskmovq | Maskmovdqu | Vmaskmovdqu | Fldenv | Frstor | Enter | Pusha | Pushad | Arpl
     ) || instruction.cpuid_features().contains(&CpuidFeature::SHA)
 }
 
