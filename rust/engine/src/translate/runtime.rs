@@ -334,6 +334,9 @@ impl Vcpu {
             self.jit.straddled = what & MISS_GROUP != 0;
             return 0;
         }
+        if !crate::mmu::segment::canonical(linear) {
+            return 0;
+        }
         let user = what & MISS_USER != 0;
         let write = what & MISS_WRITE != 0;
         let access = if write {

@@ -9,7 +9,7 @@ use crate::undefined::Undefined;
 use engine::fault::vector;
 use engine::state::{CpuState, flags};
 use engine::vcpu::Backend;
-use iced_x86::Instruction;
+use iced_x86::{Instruction, Mnemonic};
 
 /// Longest code, in bytes.
 pub const CODE_MAX: usize = 512;
@@ -178,10 +178,8 @@ fn interpret(machine: &mut Machine) -> Option<(Outcome, Undefined)> {
         if changed(&last, before, &fetched) {
             return None;
         }
-        if fetched
-            .as_ref()
-            .is_some_and(|(i, _)| undefined.matters_to(i))
-        {
+        let unlike = |i: &Instruction| undefined.matters_to(i) || stores_x87_pointers(i);
+        if fetched.as_ref().is_some_and(|(i, _)| unlike(i)) {
             return None;
         }
         if let Some(exit) = machine.vcpu.run_one() {
@@ -198,6 +196,26 @@ fn interpret(machine: &mut Machine) -> Option<(Outcome, Undefined)> {
         last = fetched.map(|(_, bytes)| (before, bytes));
     }
     None
+}
+
+/// Translated code does not keep account of the last x87 instruction's address and operand.
+fn stores_x87_pointers(instruction: &Instruction) -> bool {
+    use Mnemonic::*;
+    matches!(
+        instruction.mnemonic(),
+        Fnstenv
+            | Fnsave
+            | Fxsave
+            | Fxsave64
+            | Xsave
+            | Xsave64
+            | Xsaveopt
+            | Xsaveopt64
+            | Xsavec
+            | Xsavec64
+            | Xsaves
+            | Xsaves64
+    )
 }
 
 type Fetched = Option<(Instruction, Vec<u8>)>;
