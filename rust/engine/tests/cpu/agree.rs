@@ -222,10 +222,10 @@ type Fetched = Option<(Instruction, Vec<u8>)>;
 
 /// Whether the instruction at `rip` is the last one again, but with other bytes.
 fn changed(last: &Option<(u64, Vec<u8>)>, rip: u64, now: &Fetched) -> bool {
-    match (last, now) {
-        (Some((before, bytes)), Some((_, other))) => *before == rip && bytes != other,
-        _ => false,
-    }
+    let Some((before, bytes)) = last else {
+        return false;
+    };
+    *before == rip && now.as_ref().is_none_or(|(_, other)| bytes != other)
 }
 
 fn set_up(machine: &mut Machine, mode: Mode, header: &[u8], code: &[u8]) {
