@@ -177,7 +177,7 @@ fn flags_survive_memory_accesses_between_producer_and_consumer() {
 /// 64-bit mode with all of the host's SIMD enabled.
 fn long_simd(code: &[u8]) -> Machine {
     use crate::state::{cr0, cr4};
-    let mut m = Machine::long(code);
+    let m = Machine::long(code);
     m.v.cpu.cr0 |= cr0::NE | cr0::MP;
     m.v.cpu.cr4 |= cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE;
     m.v.cpu.xcr0 = crate::host::xcr0();
