@@ -446,7 +446,10 @@ fn pop(b: &mut Builder) -> Flow {
     let place = stack_place(b, 0, size as usize, false);
     b.asm.mov(width, R10, place);
     if number(ins.op0_register()) == 4 {
-        move_stack(b, size);
+        // Of a 16-bit stack pointer nothing would be left; and moving it takes R10.
+        if b.mode().code64() || b.mode().has(bit::STACK32) {
+            move_stack(b, size);
+        }
         store_guest(b, ins.op0_register(), R10);
     } else {
         store_guest(b, ins.op0_register(), R10);
