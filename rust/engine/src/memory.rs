@@ -270,6 +270,8 @@ impl Memory {
             if let Page::Ram(p) = self.page(at, &io_here) {
                 // SAFETY: the chunk stays inside the page.
                 unsafe { copy(source.as_ptr(), p.add((at % PAGE) as usize), source.len()) };
+                // A vCPU flags the page, then reads its code: one of the two sees the other's work.
+                std::sync::atomic::fence(Ordering::SeqCst);
                 if let Some(offset) = self.ram_offset(at)
                     && self.flags_at(offset).load(Ordering::Acquire) & page_flag::HAS_CODE != 0
                 {

@@ -185,7 +185,7 @@ pub struct Builder<'a> {
     pub thunks: &'a Thunks,
     pub source: &'a Source<'a>,
     pub cold: Vec<Cold>,
-    pub exits: Vec<(usize, u64, Entry)>,
+    pub exits: Vec<Exit>,
     /// (host offset, guest offset from the block's RIP), ascending.
     pub map: Vec<(u32, u16)>,
     /// Index of the instruction being emitted.
@@ -195,43 +195,39 @@ pub struct Builder<'a> {
     pub group: Option<Group>,
 }
 
-/// A finished block's layout; the code is in the assembler.
+/// A finished block's layout; the code is in the assembler.  `build` takes the last one to reuse its
+/// allocations.
+#[derive(Default)]
 pub struct Built {
     pub entries: Entries,
     pub exits: Vec<Exit>,
     pub map: Vec<(u32, u16)>,
+    cold: Vec<Cold>,
 }
 
-pub fn build(asm: &mut Asm, thunks: &Thunks, source: &Source) -> Built {
+pub fn build(asm: &mut Asm, thunks: &Thunks, source: &Source, mut last: Built) -> Built {
+    last.cold.clear();
+    last.exits.clear();
+    last.map.clear();
     let mut b = Builder {
         asm,
         thunks,
         source,
-        cold: Vec::new(),
-        exits: Vec::new(),
-        map: Vec::with_capacity(source.insns.len() * 2),
+        cold: last.cold,
+        exits: last.exits,
+        map: last.map,
         at: 0,
         fpu_checked: false,
         group: None,
     };
     let entries = b.prologue();
     b.body();
-    let stubs = b.cold_code();
-    let exits = b
-        .exits
-        .iter()
-        .zip(stubs)
-        .map(|(&(field, target, entry), stub)| Exit {
-            field,
-            stub,
-            target,
-            entry,
-        })
-        .collect();
+    b.cold_code();
     Built {
         entries,
-        exits,
+        exits: b.exits,
         map: b.map,
+        cold: b.cold,
     }
 }
 
@@ -418,7 +414,13 @@ impl Builder<'_> {
 
     fn push_exit(&mut self, field: usize, target: u64) {
         let (at, index) = (self.asm.label(), self.exits.len());
-        self.exits.push((field, target, self.entry_for(target)));
+        let entry = self.entry_for(target);
+        self.exits.push(Exit {
+            field,
+            stub: field,
+            target,
+            entry,
+        });
         self.cold.push(Cold::Link { at, index });
     }
 
@@ -485,11 +487,10 @@ impl Builder<'_> {
 
     // --- cold code ---
 
-    /// Emits all cold code; the offsets of the link stubs, by exit.
-    fn cold_code(&mut self) -> Vec<usize> {
-        let mut stubs = vec![0; self.exits.len()];
-        let cold = std::mem::take(&mut self.cold);
-        for c in cold {
+    /// Emits all cold code, the exits' stubs among it.
+    fn cold_code(&mut self) {
+        let mut cold = std::mem::take(&mut self.cold);
+        for c in cold.drain(..) {
             match c {
                 Cold::Miss {
                     at,
@@ -553,14 +554,15 @@ impl Builder<'_> {
                 }
                 Cold::Link { at, index } => {
                     self.asm.bind(at);
-                    stubs[index] = self.asm.position();
+                    self.exits[index].stub = self.asm.position();
+                    self.asm.retarget_here(self.exits[index].field);
                     let number = self.source.first_link + index as u32;
                     self.asm.mov(W32, area!(exit_link), number as i32);
                     self.asm.jmp_to(self.thunks.exit_link);
                 }
             }
         }
-        stubs
+        self.cold = cold;
     }
 
     fn miss(&mut self, what: u32, saved: bool) {
@@ -905,16 +907,92 @@ pub fn const_address(ins: &Instruction, mode: &Mode) -> Option<u64> {
     })
 }
 
-/// Decodes a block at `page[offset..]`, and finds which flags are live where.
+/// A copy of a code page, as far as it was looked at: the guest's may change meanwhile.
+pub struct PageCopy {
+    bytes: Box<[u8; PAGE_BYTES]>,
+    host: u64,
+    /// Offsets of the part that was copied.
+    low: usize,
+    high: usize,
+}
+
+const PAGE_BYTES: usize = PAGE as usize;
+
+impl Default for PageCopy {
+    fn default() -> PageCopy {
+        PageCopy {
+            bytes: Box::new([0; PAGE_BYTES]),
+            host: 0,
+            low: 0,
+            high: 0,
+        }
+    }
+}
+
+impl PageCopy {
+    /// Turns to another page.
+    ///
+    /// # Safety
+    /// The page at `host` is readable as long as this is used for it.
+    pub unsafe fn start(&mut self, host: *const u8) {
+        (self.host, self.low, self.high) = (host as u64, 0, 0);
+    }
+
+    /// The bytes from `offset` on: at least `wanted` of them, or all that the page has.
+    pub fn from(&mut self, offset: usize, wanted: usize) -> &[u8] {
+        let end = (offset + wanted).next_multiple_of(64).min(PAGE_BYTES);
+        let begin = offset.min(end) & !63;
+        if self.low == self.high {
+            (self.low, self.high) = (begin, begin);
+        }
+        if begin < self.low {
+            self.copy(begin, self.low);
+            self.low = begin;
+        }
+        if end > self.high {
+            self.copy(self.high, end);
+            self.high = end;
+        }
+        &self.bytes[offset.min(self.high)..self.high]
+    }
+
+    fn copy(&mut self, from: usize, to: usize) {
+        let target = &mut self.bytes[from..to];
+        // SAFETY: inside the page, which `start`'s caller says is readable.
+        unsafe {
+            let source = (self.host as *const u8).add(from);
+            std::ptr::copy_nonoverlapping(source, target.as_mut_ptr(), target.len());
+        }
+    }
+}
+
+/// Bytes of a page that most blocks lie in.
+const WINDOW: usize = 128;
+
+/// Decodes a block at `offset` of a page, and finds which flags are live where.
 /// Tells which bytes beyond the block the latter depends on, as a range of RIPs.
 pub fn decode(
     mode: &Mode,
     rip: u64,
-    page: &[u8],
+    page: &mut PageCopy,
     offset: usize,
     insns: &mut Vec<Insn>,
 ) -> Option<(u64, u64)> {
-    decode_up_to(MAX_INSTRUCTIONS, mode, rip, &page[offset..], insns);
+    if decode_up_to(
+        MAX_INSTRUCTIONS,
+        mode,
+        rip,
+        page.from(offset, WINDOW),
+        insns,
+    ) {
+        decode_up_to(
+            MAX_INSTRUCTIONS,
+            mode,
+            rip,
+            page.from(offset, PAGE_BYTES),
+            insns,
+        );
+    }
     liveness(mode, page, rip.wrapping_sub(offset as u64), insns)
 }
 
@@ -924,15 +1002,22 @@ pub fn decode_straddling(mode: &Mode, rip: u64, bytes: &[u8], insns: &mut Vec<In
     propagate(ARITHMETIC, insns);
 }
 
-fn decode_up_to(limit: usize, mode: &Mode, rip: u64, bytes: &[u8], insns: &mut Vec<Insn>) {
+/// Decodes to a block's end or to that of `bytes`; whether more of these could have added more.
+fn decode_up_to(limit: usize, mode: &Mode, rip: u64, bytes: &[u8], insns: &mut Vec<Insn>) -> bool {
     insns.clear();
     let mut decoder = Decoder::with_ip(mode.code_bits(), bytes, rip, DecoderOptions::NONE);
-    while insns.len() < limit && decoder.can_decode() {
+    let mut cut_short = false;
+    while insns.len() < limit {
         let start = decoder.position();
+        cut_short = start + 15 > bytes.len();
+        if !decoder.can_decode() {
+            break;
+        }
         let ins = decoder.decode();
         if ins.is_invalid() {
             break;
         }
+        cut_short = false;
         if !mode.code64() && ins.next_ip().wrapping_sub(1) > mode.cs_limit as u64 {
             break;
         }
@@ -955,10 +1040,16 @@ fn decode_up_to(limit: usize, mode: &Mode, rip: u64, bytes: &[u8], insns: &mut V
         // Its shadow covers an instruction of the next block: only the interpreter knows how.
         last.rule = Rule::Interpret;
     }
+    cut_short
 }
 
 /// Fills in `Insn::live`; the byte range beyond the block that this looked at, from its RIP.
-fn liveness(mode: &Mode, page: &[u8], start: u64, insns: &mut [Insn]) -> Option<(u64, u64)> {
+fn liveness(
+    mode: &Mode,
+    page: &mut PageCopy,
+    start: u64,
+    insns: &mut [Insn],
+) -> Option<(u64, u64)> {
     propagate(ARITHMETIC, insns);
     if !insns
         .iter()
@@ -974,9 +1065,10 @@ fn liveness(mode: &Mode, page: &[u8], start: u64, insns: &mut [Insn]) -> Option<
         high: 0,
     };
     let live = seen.live_after(insns.last()?);
+    let (low, high) = (seen.low, seen.high);
     if live != ARITHMETIC {
         propagate(live, insns);
-        return Some((seen.low, seen.high));
+        return Some((low, high));
     }
     None
 }
@@ -993,7 +1085,7 @@ fn propagate(live_after: u32, insns: &mut [Insn]) {
 /// A look at the code that follows a block inside the same page: which flags does it need?
 struct Peek<'a> {
     mode: &'a Mode,
-    page: &'a [u8],
+    page: &'a mut PageCopy,
     /// RIP of the page's first byte.
     start: u64,
     /// What was looked at, in RIPs.
@@ -1021,9 +1113,10 @@ impl Peek<'_> {
     /// Flags that code at `rip` may read before it overwrites them.
     fn live_at(&mut self, rip: u64) -> u32 {
         let offset = rip.wrapping_sub(self.start);
-        let Some(code) = self.page.get(offset as usize..).filter(|c| !c.is_empty()) else {
+        if offset >= PAGE {
             return ARITHMETIC;
-        };
+        }
+        let code = self.page.from(offset as usize, PEEK * 15);
         let bits = self.mode.code_bits();
         let mut decoder = Decoder::with_ip(bits, code, rip, DecoderOptions::NONE);
         let (mut needed, mut open) = (0, ARITHMETIC);

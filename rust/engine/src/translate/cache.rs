@@ -10,6 +10,7 @@ pub const CACHE_BYTES: usize = 64 << 20;
 pub struct CodeCache {
     writable: NonNull<u8>,
     executable: NonNull<u8>,
+    bytes: usize,
     used: usize,
     /// Where blocks start: thunks lie before and survive a flush.
     blocks_start: usize,
@@ -18,12 +19,12 @@ pub struct CodeCache {
 // SAFETY: the mappings are owned by this value and written by its owner only.
 unsafe impl Send for CodeCache {}
 
-fn map(fd: i32, protection: i32) -> std::io::Result<NonNull<u8>> {
+fn map(fd: i32, bytes: usize, protection: i32) -> std::io::Result<NonNull<u8>> {
     // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing of ours.
     let p = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
-            CACHE_BYTES,
+            bytes,
             protection,
             libc::MAP_SHARED,
             fd,
@@ -37,17 +38,17 @@ fn map(fd: i32, protection: i32) -> std::io::Result<NonNull<u8>> {
 }
 
 impl CodeCache {
-    pub fn new() -> std::io::Result<CodeCache> {
+    pub fn new(bytes: usize) -> std::io::Result<CodeCache> {
         // SAFETY: the name is a C string; the call has no other memory effect.
         let fd = unsafe { libc::memfd_create(c"ring3-code".as_ptr(), libc::MFD_CLOEXEC) };
         if fd < 0 {
             return Err(std::io::Error::last_os_error());
         }
         // SAFETY: plain system call on our own descriptor.
-        let sized = unsafe { libc::ftruncate(fd, CACHE_BYTES as libc::off_t) };
+        let sized = unsafe { libc::ftruncate(fd, bytes as libc::off_t) };
         let views = if sized == 0 {
-            map(fd, libc::PROT_READ | libc::PROT_WRITE)
-                .and_then(|w| Ok((w, map(fd, libc::PROT_READ | libc::PROT_EXEC)?)))
+            map(fd, bytes, libc::PROT_READ | libc::PROT_WRITE)
+                .and_then(|w| Ok((w, map(fd, bytes, libc::PROT_READ | libc::PROT_EXEC)?)))
         } else {
             Err(std::io::Error::last_os_error())
         };
@@ -57,6 +58,7 @@ impl CodeCache {
         Ok(CodeCache {
             writable,
             executable,
+            bytes,
             used: 0,
             blocks_start: 0,
         })
@@ -68,7 +70,7 @@ impl CodeCache {
     }
 
     pub fn room(&self) -> usize {
-        CACHE_BYTES - self.used
+        self.bytes - self.used
     }
 
     /// Appends code made for `next_address`; the next begins at a multiple of 16.
@@ -82,7 +84,22 @@ impl CodeCache {
         }
         self.used = (self.used + code.len())
             .next_multiple_of(16)
-            .min(CACHE_BYTES);
+            .min(self.bytes);
+    }
+
+    /// Stores code made for `base`: the next address, or the place of code that is used no more and
+    /// was no shorter.
+    pub fn put(&mut self, base: u64, code: &[u8]) {
+        if base == self.next_address() {
+            return self.append(code);
+        }
+        let offset = (base - self.executable.as_ptr() as u64) as usize;
+        assert!(offset + code.len() <= self.used, "code outside the cache");
+        // SAFETY: the range was just checked to lie inside the mapping.
+        unsafe {
+            let to = self.writable.as_ptr().add(offset);
+            std::ptr::copy_nonoverlapping(code.as_ptr(), to, code.len());
+        }
     }
 
     /// What is there now survives `reset`.
@@ -115,7 +132,7 @@ impl CodeCache {
     /// The executable range (host addresses).
     pub fn range(&self) -> std::ops::Range<u64> {
         let start = self.executable.as_ptr() as u64;
-        start..start + CACHE_BYTES as u64
+        start..start + self.bytes as u64
     }
 }
 
@@ -123,8 +140,8 @@ impl Drop for CodeCache {
     fn drop(&mut self) {
         // SAFETY: our own mappings.
         unsafe {
-            libc::munmap(self.writable.as_ptr().cast(), CACHE_BYTES);
-            libc::munmap(self.executable.as_ptr().cast(), CACHE_BYTES);
+            libc::munmap(self.writable.as_ptr().cast(), self.bytes);
+            libc::munmap(self.executable.as_ptr().cast(), self.bytes);
         }
     }
 }

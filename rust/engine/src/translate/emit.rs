@@ -690,6 +690,14 @@ impl Asm {
         self.jcc_to(cond, target)
     }
 
+    /// Makes the jump whose displacement field is at offset `field` go to what follows.
+    pub fn retarget_here(&mut self, field: usize) {
+        let rel = self.len as i32 - (field as i32 + 4);
+        if let Some(field) = self.code.get_mut(field..field + 4) {
+            field.copy_from_slice(&rel.to_le_bytes());
+        }
+    }
+
     /// Pads so that what follows `opcode_len` more bytes lies at a multiple of 4.
     fn pad_field(&mut self, opcode_len: u64) {
         let misaligned = (self.address() + opcode_len) % 4;

@@ -6,7 +6,7 @@
 
 use super::block::{Built, Entry, PageCheck};
 use super::cache::CodeCache;
-use super::env::Area;
+use super::env::{Area, JUMP_ENTRIES};
 use super::mode::Mode;
 use crate::memory::PAGE;
 use std::collections::HashMap;
@@ -14,9 +14,13 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 pub const NONE: u32 = u32::MAX;
 
-/// Blocks and page identities at most; more means that the cache is flushed.
-const MAX_BLOCKS: usize = 1 << 20;
-const MAX_PAGE_IDS: usize = 1 << 20;
+/// What the tables hold at most; more means that the cache is flushed.  Together they bound the
+/// memory that translation takes besides the cache itself to some 90 MiB.
+const MAX_BLOCKS: usize = 1 << 18;
+const MAX_LINKS: usize = 1 << 19;
+const MAX_MAP: usize = 1 << 22;
+const MAX_PAGE_IDS: usize = 1 << 17;
+const MAX_CODE_PAGES: usize = 1 << 14;
 const MAX_MODES: usize = 1 << 12;
 
 /// A multiplicative hash: keys are addresses and small numbers.
@@ -61,53 +65,80 @@ pub struct HostEntries {
 pub struct Block {
     start: u64,
     bytes: u32,
+    /// Room for host code, links and map entries: those of the largest block made in this place.
+    capacity: u32,
+    links: Slots,
+    map: Slots,
     pub entries: HostEntries,
-    pub physical: u64,
-    pub rip: u64,
-    pub mode: u16,
+    key: Key,
     pub second: Option<PageCheck>,
-    map: Box<[(u32, u16)]>,
-    /// Links of other blocks that jump here.
-    incoming: Vec<u32>,
+    /// The first of the links that jump here, or NONE.
+    incoming: u32,
     /// Physical ranges (address, bytes) that it was made from: its own, one that its flags'
     /// liveness relies on, the end of a straddling instruction.
     pub sources: [(u64, u64); 3],
     pub alive: bool,
 }
 
-impl Block {
-    pub fn new(
-        start: u64,
-        bytes: usize,
-        physical: u64,
-        rip: u64,
-        mode: u16,
-        built: &Built,
-        second: Option<PageCheck>,
-    ) -> Block {
-        let e = built.entries;
-        Block {
-            start,
-            bytes: bytes as u32,
-            entries: HostEntries {
-                indirect: start + e.indirect as u64,
-                guarded: start + e.guarded as u64,
-                polled: start + e.polled as u64,
-                main: start + e.main as u64,
-            },
-            physical,
-            rip,
-            mode,
-            second,
-            map: built.map.clone().into_boxed_slice(),
-            incoming: Vec::new(),
-            sources: [(0, 0); 3],
-            alive: true,
+/// A range of a table that belongs to one block.
+#[derive(Clone, Copy, Default)]
+struct Slots {
+    first: u32,
+    used: u32,
+    capacity: u32,
+}
+
+impl Slots {
+    fn range(&self) -> std::ops::Range<usize> {
+        self.first as usize..(self.first + self.used) as usize
+    }
+
+    /// Room for `used` entries at the end of a table of `length`.
+    fn at_end(length: usize, used: usize) -> Slots {
+        Slots {
+            first: length as u32,
+            used: used as u32,
+            capacity: used as u32,
         }
     }
 }
 
+/// What tells blocks apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Physical address of the first instruction.
+    pub physical: u64,
+    pub rip: u64,
+    pub mode: u16,
+}
+
+/// Where a block's host code goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The dead block it replaces, whose place it takes.
+    reused: Option<u32>,
+    pub base: u64,
+    pub first_link: u32,
+}
+
+impl Block {
+    pub fn bytes(&self) -> u32 {
+        self.bytes
+    }
+
+    pub fn holds(&self, host: u64) -> bool {
+        (self.start..=self.start + self.bytes as u64).contains(&host)
+    }
+
+    pub fn made_from(&self, address: u64, length: u64) -> bool {
+        self.sources
+            .iter()
+            .any(|&(start, bytes)| start < address + length && address < start + bytes)
+    }
+}
+
 /// A direct exit.
+#[derive(Clone, Copy)]
 pub struct Link {
     /// Host address of the jump's rel32.
     field: u64,
@@ -118,14 +149,55 @@ pub struct Link {
     entry: Entry,
     /// The block it jumps to, or NONE.
     to: u32,
+    /// Its neighbours among the links to the same block, or NONE.
+    next: u32,
+    previous: u32,
 }
 
 /// Blocks of one page of physical memory.
-#[derive(Default)]
 pub struct CodePage {
-    /// Which 64-byte granules hold code.
-    pub granules: u64,
+    /// A bit for each byte: set wherever a block was made from it, and perhaps elsewhere.
+    code: [u64; 64],
+    /// Living blocks.
     pub blocks: Vec<u32>,
+    /// Stores since the last block died.
+    pub stores_without_blocks: u32,
+}
+
+impl CodePage {
+    fn new() -> CodePage {
+        CodePage {
+            code: [0; 64],
+            blocks: Vec::new(),
+            stores_without_blocks: 0,
+        }
+    }
+
+    fn mark(&mut self, offset: usize, bytes: usize) {
+        for (word, mask) in byte_masks(offset, bytes) {
+            self.code[word] |= mask;
+        }
+    }
+
+    pub fn unmark(&mut self, offset: usize, bytes: usize) {
+        for (word, mask) in byte_masks(offset, bytes) {
+            self.code[word] &= !mask;
+        }
+    }
+
+    pub fn may_hold_code(&self, offset: usize, bytes: usize) -> bool {
+        byte_masks(offset, bytes).any(|(word, mask)| self.code[word] & mask != 0)
+    }
+}
+
+/// The words of a page's bitmap that a range of bytes falls into, with the bits in each.
+fn byte_masks(offset: usize, bytes: usize) -> impl Iterator<Item = (usize, u64)> {
+    let end = (offset + bytes.max(1)).min(PAGE as usize);
+    (offset / 64..end.div_ceil(64)).map(move |word| {
+        let low = offset.saturating_sub(word * 64);
+        let high = (end - word * 64).min(64);
+        (word, (u64::MAX >> (64 - (high - low))) << low)
+    })
 }
 
 #[derive(Default)]
@@ -133,11 +205,13 @@ pub struct BlockTable {
     /// In order of their host addresses.
     pub blocks: Vec<Block>,
     pub links: Vec<Link>,
+    /// Blocks' maps: (host offset, guest offset from the block's RIP), ascending in each.
+    map: Vec<(u16, u16)>,
     /// Counts flushes: numbers of blocks and links are void after one.
     pub epoch: u64,
-    by_key: Map<(u64, u64, u16), u32>,
+    by_key: Map<Key, u32>,
     /// Keys of blocks whose stack groups straddled pages.
-    ungrouped: Map<(u64, u64, u16), ()>,
+    ungrouped: Map<Key, ()>,
     pub code_pages: Map<u64, CodePage>,
     page_ids: Map<(u64, u64), u32>,
     modes: Map<(u32, u64), u16>,
@@ -150,7 +224,11 @@ pub struct BlockTable {
 impl BlockTable {
     pub fn is_full(&self) -> bool {
         self.blocks.len() >= MAX_BLOCKS
+            || self.links.len() >= MAX_LINKS
+            || self.map.len() >= MAX_MAP
             || self.page_ids.len() >= MAX_PAGE_IDS
+            || self.code_pages.len() >= MAX_CODE_PAGES
+            || self.ungrouped.len() >= MAX_BLOCKS
             || self.modes.len() >= MAX_MODES
     }
 
@@ -174,33 +252,116 @@ impl BlockTable {
         *self.page_ids.entry((vpn, ppn)).or_insert(next)
     }
 
-    pub fn find(&self, physical: u64, rip: u64, mode: u16) -> Option<u32> {
-        self.by_key.get(&(physical, rip, mode)).copied()
+    pub fn find(&self, key: &Key) -> Option<u32> {
+        let index = *self.by_key.get(key)?;
+        self.blocks[index as usize].alive.then_some(index)
     }
 
-    pub fn add(&mut self, block: Block, built: &Built, base: u64) -> u32 {
-        let index = self.blocks.len() as u32;
-        self.by_key
-            .insert((block.physical, block.rip, block.mode), index);
-        self.blocks.push(block);
-        for e in &built.exits {
-            self.links.push(Link {
-                field: base + e.field as u64,
-                stub: base + e.stub as u64,
-                target: e.target,
-                entry: e.entry,
-                to: NONE,
-            });
+    /// Where to build a new block: where one with the same key died, or at the cache's end.
+    pub fn place(&self, key: &Key, cache: &CodeCache) -> Place {
+        match self.by_key.get(key) {
+            Some(&index) if !self.blocks[index as usize].alive => {
+                let dead = &self.blocks[index as usize];
+                Place {
+                    reused: Some(index),
+                    base: dead.start,
+                    first_link: dead.links.first,
+                }
+            }
+            _ => self.new_place(cache),
         }
+    }
+
+    pub fn new_place(&self, cache: &CodeCache) -> Place {
+        Place {
+            reused: None,
+            base: cache.next_address(),
+            first_link: self.links.len() as u32,
+        }
+    }
+
+    /// Whether what was built for `place` fits there.
+    pub fn fits(&self, place: &Place, bytes: usize, built: &Built) -> bool {
+        place.reused.is_none_or(|index| {
+            let dead = &self.blocks[index as usize];
+            bytes <= dead.capacity as usize
+                && built.exits.len() <= dead.links.capacity as usize
+                && built.map.len() <= dead.map.capacity as usize
+        })
+    }
+
+    /// Enters a block that was built for `place`; its exits go to their stubs.
+    pub fn add(
+        &mut self,
+        key: Key,
+        place: &Place,
+        bytes: usize,
+        built: &Built,
+        second: Option<PageCheck>,
+    ) -> u32 {
+        let (base, e) = (place.base, &built.entries);
+        let mut block = Block {
+            start: base,
+            bytes: bytes as u32,
+            capacity: (bytes as u32).next_multiple_of(16),
+            links: Slots::at_end(self.links.len(), built.exits.len()),
+            map: Slots::at_end(self.map.len(), built.map.len()),
+            entries: HostEntries {
+                indirect: base + e.indirect as u64,
+                guarded: base + e.guarded as u64,
+                polled: base + e.polled as u64,
+                main: base + e.main as u64,
+            },
+            key,
+            second,
+            incoming: NONE,
+            sources: [(0, 0); 3],
+            alive: true,
+        };
+        let links = built.exits.iter().map(|e| Link {
+            field: base + e.field as u64,
+            stub: base + e.stub as u64,
+            target: e.target,
+            entry: e.entry,
+            to: NONE,
+            next: NONE,
+            previous: NONE,
+        });
+        let map = built.map.iter().map(|&(at, delta)| (at as u16, delta));
+        let Some(index) = place.reused else {
+            self.links.extend(links);
+            self.map.extend(map);
+            let index = self.blocks.len() as u32;
+            self.by_key.insert(key, index);
+            self.blocks.push(block);
+            return index;
+        };
+        let dead = &self.blocks[index as usize];
+        block.capacity = dead.capacity;
+        block.links = Slots {
+            used: block.links.used,
+            ..dead.links
+        };
+        block.map = Slots {
+            used: block.map.used,
+            ..dead.map
+        };
+        for (slot, link) in self.links[block.links.range()].iter_mut().zip(links) {
+            *slot = link;
+        }
+        for (slot, entry) in self.map[block.map.range()].iter_mut().zip(map) {
+            *slot = entry;
+        }
+        self.blocks[index as usize] = block;
         index
     }
 
-    /// Makes `link` jump to `block`.
+    /// Makes `link` jump to `block`, unless it has been connected already.
     pub fn connect(&mut self, link: u32, block: u32, cache: &mut CodeCache) {
-        let l = &mut self.links[link as usize];
         let b = &mut self.blocks[block as usize];
-        let source_alive = l.to == NONE;
-        if !source_alive {
+        let first = b.incoming;
+        let l = &mut self.links[link as usize];
+        if l.to != NONE {
             return;
         }
         let target = match l.entry {
@@ -208,32 +369,63 @@ impl BlockTable {
             Entry::Polled => b.entries.polled,
             Entry::Guarded => b.entries.guarded,
         };
-        l.to = block;
-        b.incoming.push(link);
+        (l.to, l.next, l.previous) = (block, first, NONE);
+        b.incoming = link;
         cache.patch_rel32(l.field, target);
+        if first != NONE {
+            self.links[first as usize].previous = link;
+        }
     }
 
-    /// Takes a block out of everything that could lead to it.
+    /// Takes a link out of the list of those that jump where it does.
+    fn disconnect(&mut self, link: u32) {
+        let Link {
+            to, next, previous, ..
+        } = self.links[link as usize];
+        if to == NONE {
+            return;
+        }
+        self.links[link as usize].to = NONE;
+        match previous {
+            NONE => self.blocks[to as usize].incoming = next,
+            _ => self.links[previous as usize].next = next,
+        }
+        if next != NONE {
+            self.links[next as usize].previous = previous;
+        }
+    }
+
+    /// Takes a block out of everything that could lead to it.  Allocates and frees nothing: the
+    /// guest's vector registers may be live.
     pub fn remove(&mut self, index: u32, cache: &mut CodeCache, area: &mut Area, lookup: u64) {
         let block = &mut self.blocks[index as usize];
         if !std::mem::replace(&mut block.alive, false) {
             return;
         }
-        for link in std::mem::take(&mut block.incoming) {
-            let l = &mut self.links[link as usize];
-            if l.to == index {
-                l.to = NONE;
-                cache.patch_rel32(l.field, l.stub);
-            }
-        }
-        let key = (block.physical, block.rip, block.mode);
-        if self.by_key.get(&key) == Some(&index) {
-            self.by_key.remove(&key);
-        }
-        let slot = block.rip as usize & 0xFFFF;
+        let slot = block.key.rip as usize % JUMP_ENTRIES;
         for class in &mut area.jump {
             if class[slot] == block.entries.indirect {
                 class[slot] = lookup;
+            }
+        }
+        let (own, sources) = (block.links.range(), block.sources);
+        loop {
+            let link = self.blocks[index as usize].incoming;
+            if link == NONE {
+                break;
+            }
+            let l = &self.links[link as usize];
+            cache.patch_rel32(l.field, l.stub);
+            self.disconnect(link);
+        }
+        for link in own {
+            self.disconnect(link as u32);
+        }
+        for (start, _) in sources.into_iter().filter(|s| s.1 != 0) {
+            if let Some(page) = self.code_pages.get_mut(&(start / PAGE))
+                && let Some(at) = page.blocks.iter().position(|&b| b == index)
+            {
+                page.blocks.swap_remove(at);
             }
         }
     }
@@ -245,26 +437,26 @@ impl BlockTable {
             .partition_point(|b| b.start <= host)
             .checked_sub(1)?;
         let block = &self.blocks[index];
-        (host - block.start <= block.bytes as u64).then_some(index as u32)
+        block.holds(host).then_some(index as u32)
     }
 
     /// Whether a block with this key must not share probes of the stack.
-    pub fn is_ungrouped(&self, physical: u64, rip: u64, mode: u16) -> bool {
-        !self.ungrouped.is_empty() && self.ungrouped.contains_key(&(physical, rip, mode))
+    pub fn is_ungrouped(&self, key: &Key) -> bool {
+        !self.ungrouped.is_empty() && self.ungrouped.contains_key(key)
     }
 
     pub fn set_ungrouped(&mut self, index: u32) {
-        let b = &self.blocks[index as usize];
-        self.ungrouped.insert((b.physical, b.rip, b.mode), ());
+        self.ungrouped.insert(self.blocks[index as usize].key, ());
     }
 
     /// The guest RIP that a host address inside a block belongs to.
     pub fn guest_rip(&self, host: u64) -> Option<u64> {
         let block = &self.blocks[self.block_at(host)? as usize];
         let offset = host - block.start;
-        let i = block.map.partition_point(|&(at, _)| at as u64 <= offset);
-        let (_, delta) = block.map[i.checked_sub(1)?];
-        Some(block.rip.wrapping_add(delta as u64))
+        let map = &self.map[block.map.range()];
+        let i = map.partition_point(|&(at, _)| at as u64 <= offset);
+        let (_, delta) = map[i.checked_sub(1)?];
+        Some(block.key.rip.wrapping_add(delta as u64))
     }
 
     /// Says which mode jump table `class` is about to serve; entries of another one are dropped.
@@ -273,17 +465,31 @@ impl BlockTable {
             return;
         }
         self.jump_mode[class] = Some(mode);
+        self.clear_jumps(class, area, lookup);
+    }
+
+    fn clear_jumps(&mut self, class: usize, area: &mut Area, lookup: u64) {
         for slot in self.jump_log[class].drain(..) {
             area.jump[class][slot as usize] = lookup;
         }
     }
 
-    pub fn set_jump(&mut self, class: usize, rip: u64, indirect: u64, area: &mut Area) {
-        let slot = &mut area.jump[class][rip as usize & 0xFFFF];
-        if *slot != indirect {
-            *slot = indirect;
-            self.jump_log[class].push(rip as u16);
+    pub fn set_jump(
+        &mut self,
+        class: usize,
+        rip: u64,
+        indirect: u64,
+        area: &mut Area,
+        lookup: u64,
+    ) {
+        if area.jump[class][rip as usize % JUMP_ENTRIES] == indirect {
+            return;
         }
+        if self.jump_log[class].len() >= JUMP_ENTRIES {
+            self.clear_jumps(class, area, lookup);
+        }
+        area.jump[class][rip as usize % JUMP_ENTRIES] = indirect;
+        self.jump_log[class].push(rip as u16);
     }
 
     /// Page numbers of all pages with code, which are then forgotten.
@@ -305,19 +511,25 @@ impl BlockTable {
         if let Some(free) = block.sources.iter_mut().find(|s| s.1 == 0) {
             *free = (physical, bytes);
         }
-        let page = self.code_pages.entry(physical / PAGE).or_default();
-        page.granules |= granules(physical, bytes);
+        let page = self
+            .code_pages
+            .entry(physical / PAGE)
+            .or_insert_with(CodePage::new);
+        page.mark((physical % PAGE) as usize, bytes as usize);
+        page.stores_without_blocks = 0;
         if page.blocks.last() != Some(&index) {
             page.blocks.push(index);
         }
     }
-}
 
-/// The 64-byte granules of its page that a range covers.
-pub fn granules(physical: u64, bytes: u64) -> u64 {
-    let first = physical % PAGE / 64;
-    let last = ((physical % PAGE) + bytes.max(1) - 1).min(PAGE - 1) / 64;
-    (u64::MAX >> (63 - last)) & (u64::MAX << first)
+    /// A block of page `page` that was made from the range (physical address, bytes).
+    pub fn made_from(&self, page: u64, address: u64, length: u64) -> Option<u32> {
+        let blocks = &self.code_pages.get(&page)?.blocks;
+        blocks
+            .iter()
+            .copied()
+            .find(|&b| self.blocks[b as usize].made_from(address, length))
+    }
 }
 
 #[cfg(test)]
@@ -325,10 +537,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn granules_cover_the_range() {
-        assert_eq!(granules(0x1000, 1), 1);
-        assert_eq!(granules(0x103F, 2), 3);
-        assert_eq!(granules(0x1FFF, 1), 1 << 63);
-        assert_eq!(granules(0x1000, 4096), u64::MAX);
+    fn a_code_page_knows_its_bytes() {
+        let mut page = CodePage::new();
+        page.mark(60, 8);
+        assert!(!page.may_hold_code(56, 4));
+        assert!(page.may_hold_code(59, 2));
+        assert!(page.may_hold_code(67, 1));
+        assert!(!page.may_hold_code(68, 8));
+        page.unmark(0, 4096);
+        assert!(!page.may_hold_code(0, 4096));
+    }
+
+    #[test]
+    fn marks_end_with_the_page() {
+        let mut page = CodePage::new();
+        page.mark(4090, 100);
+        assert!(page.may_hold_code(4095, 1));
     }
 }

@@ -38,12 +38,12 @@ use crate::memory::PAGE;
 use crate::mmu::physical;
 use crate::mmu::walk::{Access, right};
 use crate::state::{attr, cr0, flags, seg};
-use crate::vcpu::Vcpu;
-use block::{Insn, MAX_CODE, MAX_INSTRUCTIONS, PageCheck, Source};
+use crate::vcpu::{Vcpu, host_tsc, tsc_hz};
+use block::{Built, Insn, MAX_CODE, MAX_INSTRUCTIONS, PageCheck, PageCopy, Source};
 use cache::CodeCache;
 use emit::Asm;
 use env::{Area, CODE_TLB_ENTRIES, Env};
-use link::{Block, BlockTable, NONE};
+use link::{BlockTable, Key, NONE, Place};
 use mode::{Mode, bit};
 use runtime::{Thunks, exit};
 
@@ -58,11 +58,18 @@ pub struct Jit {
     straddled: bool,
     bmi2: bool,
     insns: Vec<Insn>,
+    page: PageCopy,
+    built: Built,
 }
 
 impl Jit {
     pub fn new(env: &Env) -> std::io::Result<Jit> {
-        let mut cache = CodeCache::new()?;
+        Jit::with_cache(env, cache::CACHE_BYTES)
+    }
+
+    /// With a code cache of `bytes`.
+    pub fn with_cache(env: &Env, bytes: usize) -> std::io::Result<Jit> {
+        let mut cache = CodeCache::new(bytes)?;
         let mut asm = Asm::new(MAX_CODE);
         let thunks = runtime::emit_thunks(&mut cache, &mut asm).map_err(std::io::Error::other)?;
         runtime::init_area(env, &thunks);
@@ -76,7 +83,31 @@ impl Jit {
             straddled: false,
             bmi2: std::is_x86_feature_detected!("bmi2"),
             insns: Vec::with_capacity(MAX_INSTRUCTIONS),
+            page: PageCopy::default(),
+            built: Built::default(),
         })
+    }
+
+    /// Builds a block, where one with its key died if it fits there; None if it can't be encoded.
+    fn build(&mut self, key: Key, mut source: Source) -> Option<u32> {
+        let mut place = self.table.place(&key, &self.cache);
+        self.emit(&mut source, &place);
+        let bytes = self.asm.finish().ok()?.len();
+        if !self.table.fits(&place, bytes, &self.built) {
+            place = self.table.new_place(&self.cache);
+            self.emit(&mut source, &place);
+        }
+        let code = self.asm.finish().ok()?;
+        self.cache.put(place.base, code);
+        let (bytes, second) = (code.len(), source.second);
+        Some(self.table.add(key, &place, bytes, &self.built, second))
+    }
+
+    fn emit(&mut self, source: &mut Source, place: &Place) {
+        source.first_link = place.first_link;
+        self.asm.start(place.base);
+        let last = std::mem::take(&mut self.built);
+        self.built = block::build(&mut self.asm, &self.thunks, source, last);
     }
 
     fn note_filled(&mut self, class: usize, index: usize) {
@@ -237,6 +268,9 @@ impl Vcpu {
 
     /// The block for the current state; None where the interpreter must find out why not.
     fn find_block(&mut self) -> Option<u32> {
+        if self.jit.cache.room() < MAX_CODE || self.jit.table.is_full() {
+            self.flush_code_cache();
+        }
         let mode = Mode::of(self.cpu);
         let rip = self.cpu.rip;
         let linear = self.code_linear(&mode, rip)?;
@@ -258,9 +292,14 @@ impl Vcpu {
             .table
             .set_jump_mode(class, mode_number, area, self.jit.thunks.lookup);
         let physical = page.page + linear % PAGE;
-        let block = match self.jit.table.find(physical, rip, mode_number) {
+        let key = Key {
+            physical,
+            rip,
+            mode: mode_number,
+        };
+        let block = match self.jit.table.find(&key) {
             Some(block) => block,
-            None => self.make_block(&mode, mode_number, rip, linear, &page, id)?,
+            None => self.make_block(&mode, key, linear, &page, id)?,
         };
         let b = &self.jit.table.blocks[block as usize];
         if let Some(second) = b.second {
@@ -279,7 +318,8 @@ impl Vcpu {
         let indirect = self.jit.table.blocks[block as usize].entries.indirect;
         // SAFETY: as above.
         let area: &mut Area = unsafe { &mut *self.env.area() };
-        self.jit.table.set_jump(class, rip, indirect, area);
+        let lookup = self.jit.thunks.lookup;
+        self.jit.table.set_jump(class, rip, indirect, area, lookup);
         Some(block)
     }
 
@@ -294,109 +334,110 @@ impl Vcpu {
     fn make_block(
         &mut self,
         mode: &Mode,
-        mode_number: u16,
-        rip: u64,
+        key: Key,
         linear: u64,
         page: &crate::mmu::Cached,
         id: u32,
     ) -> Option<u32> {
-        let start = std::time::Instant::now();
-        if self.jit.cache.room() < MAX_CODE || self.jit.table.is_full() {
-            self.flush_code_cache();
-        }
-        let offset = (linear % PAGE) as usize;
-        const WHOLE: usize = PAGE as usize;
-        let mut bytes = [0u8; WHOLE + 16];
-        let in_page = WHOLE - offset;
-        // SAFETY: the page at `host` is readable.
-        unsafe { std::ptr::copy_nonoverlapping(page.host, bytes.as_mut_ptr(), WHOLE) };
+        let start = host_tsc();
         let mut insns = std::mem::take(&mut self.jit.insns);
-        let peeked = block::decode(mode, rip, &bytes[..WHOLE], offset, &mut insns);
-        let mut second = None;
-        let mut second_physical = None;
+        let block = self.make_block_of(&mut insns, mode, key, linear, page, id);
+        self.jit.insns = insns;
+        let ticks = host_tsc().wrapping_sub(start);
+        self.stats.ns_translating += ticks * 1_000_000 / (tsc_hz() / 1000).max(1);
+        block
+    }
+
+    fn make_block_of(
+        &mut self,
+        insns: &mut Vec<Insn>,
+        mode: &Mode,
+        key: Key,
+        linear: u64,
+        page: &crate::mmu::Cached,
+        id: u32,
+    ) -> Option<u32> {
+        let offset = (linear % PAGE) as usize;
+        let in_page = PAGE as usize - offset;
+        self.mark_code_page(page.page, page.host as u64);
+        // SAFETY: the page at `host` is readable, and stays so until the memory map changes.
+        unsafe { self.jit.page.start(page.host) };
+        let peeked = block::decode(mode, key.rip, &mut self.jit.page, offset, insns);
+        let mut next_page = None;
         if insns.is_empty() && in_page < 15 {
-            let next = self.translate(
-                self.wrap_linear((linear | (PAGE - 1)) + 1),
-                Access::fetch(self.user()),
-            );
-            if let Ok(next) = next
-                && next.rights & physical::IO == 0
-            {
-                // SAFETY: 16 bytes from the start of the page at `host` are readable.
-                unsafe {
-                    let to = bytes.as_mut_ptr().add(WHOLE);
-                    std::ptr::copy_nonoverlapping(next.host, to, 16);
-                }
-                block::decode_straddling(mode, rip, &bytes[offset..], &mut insns);
-                let vpn = (linear >> 12) + 1;
-                let id = self.jit.table.page_id(vpn, next.page >> 12);
-                second = Some(PageCheck { vpn, id });
-                second_physical = Some(next.page);
-            }
+            next_page = self.decode_straddling(insns, mode, key.rip, linear);
         }
+        let length: usize = insns.iter().map(|i| i.ins.len()).sum();
         if insns.is_empty() {
-            self.jit.insns = insns;
             return None;
         }
         let source = Source {
             mode: *mode,
-            rip,
-            insns: &insns,
+            rip: key.rip,
+            insns,
             page: PageCheck {
                 vpn: linear >> 12,
                 id,
             },
-            second,
-            first_link: self.jit.table.links.len() as u32,
-            grouped: !self
-                .jit
-                .table
-                .is_ungrouped(page.page + offset as u64, rip, mode_number),
+            second: next_page.map(|(check, _)| check),
+            first_link: 0,
+            grouped: !self.jit.table.is_ungrouped(&key),
             bmi2: self.jit.bmi2,
         };
-        let base = self.jit.cache.next_address();
-        self.jit.asm.start(base);
-        let built = block::build(&mut self.jit.asm, &self.jit.thunks, &source);
-        let code = match self.jit.asm.finish() {
-            Ok(code) => code,
-            Err(_) => {
-                self.jit.insns = insns;
-                return None;
-            }
-        };
-        let host_bytes = code.len();
-        self.jit.cache.append(code);
-        for e in &built.exits {
-            self.jit
-                .cache
-                .patch_rel32(base + e.field as u64, base + e.stub as u64);
-        }
-        let length: usize = insns.iter().map(|i| i.ins.len()).sum();
+        let index = self.jit.build(key, source)?;
         self.stats.blocks += 1;
         self.stats.translated += insns.len() as u64;
-        self.stats.code_bytes += host_bytes as u64;
-        self.jit.insns = insns;
-        let physical = page.page + offset as u64;
-        let block = Block::new(base, host_bytes, physical, rip, mode_number, &built, second);
-        let index = self.jit.table.add(block, &built, base);
+        self.stats.code_bytes += self.jit.table.blocks[index as usize].bytes() as u64;
         if let Some((low, high)) = peeked {
             // The block relies on this code too; both lie in the page from `rip` on.
-            let at = physical.wrapping_add(low.wrapping_sub(rip));
-            self.note_code(index, at, high.wrapping_sub(low), page.host as u64);
+            let at = key.physical.wrapping_add(low.wrapping_sub(key.rip));
+            self.jit
+                .table
+                .note_source(index, at, high.wrapping_sub(low));
         }
         let first = length.min(in_page);
-        self.note_code(index, physical, first as u64, page.host as u64);
-        if let Some(second) = second_physical
+        self.jit
+            .table
+            .note_source(index, key.physical, first as u64);
+        if let Some((_, physical)) = next_page
             && length > in_page
-            && let Ok(next) = self.translate(
-                self.wrap_linear((linear | (PAGE - 1)) + 1),
-                Access::fetch(self.user()),
-            )
         {
-            self.note_code(index, second, (length - in_page) as u64, next.host as u64);
+            let rest = (length - in_page) as u64;
+            self.jit.table.note_source(index, physical, rest);
         }
-        self.stats.ns_translating += start.elapsed().as_nanos() as u64;
         Some(index)
+    }
+
+    /// Decodes the instruction at `linear`, which may end in the next page: that page's check and
+    /// physical address.
+    fn decode_straddling(
+        &mut self,
+        insns: &mut Vec<Insn>,
+        mode: &Mode,
+        rip: u64,
+        linear: u64,
+    ) -> Option<(PageCheck, u64)> {
+        let next_linear = self.wrap_linear((linear | (PAGE - 1)) + 1);
+        let next = self
+            .translate(next_linear, Access::fetch(self.user()))
+            .ok()?;
+        if next.rights & physical::IO != 0 {
+            return None;
+        }
+        self.mark_code_page(next.page, next.host as u64);
+        let mut bytes = [0; 32];
+        let here = self.jit.page.from((linear % PAGE) as usize, 15);
+        let in_page = here.len().min(15);
+        bytes[..in_page].copy_from_slice(&here[..in_page]);
+        // SAFETY: 16 bytes from the start of the page at `host` are readable.
+        unsafe {
+            let to = bytes.as_mut_ptr().add(in_page);
+            std::ptr::copy_nonoverlapping(next.host, to, 16);
+        }
+        block::decode_straddling(mode, rip, &bytes[..in_page + 16], insns);
+        let vpn = (linear >> 12) + 1;
+        let id = self.jit.table.page_id(vpn, next.page >> 12);
+        Some((PageCheck { vpn, id }, next.page))
     }
 
     /// Drops all translated code.
@@ -410,6 +451,8 @@ impl Vcpu {
         for class in &mut area.jump {
             class.fill(self.jit.thunks.lookup);
         }
+        // Identities of pages are given out anew.
+        area.code_tlb = [[0; CODE_TLB_ENTRIES]; 2];
         self.jit.table.clear();
         self.jit.cache.reset();
     }

@@ -351,7 +351,14 @@ impl Vcpu {
             return 0;
         }
         if write && self.page_has_code(c.page) {
-            return 0;
+            // SAFETY: the thunk was called: its return address, in the block, lies below the Area.
+            let site = unsafe { *self.env.area().cast::<u64>().sub(1) };
+            if !self.prepare_store(c.page + offset, size, site) {
+                return 0;
+            }
+            if self.page_has_code(c.page) {
+                return c.host as u64 + offset;
+            }
         }
         let writable = c.rights & right::WRITE != 0 && c.rights & right::DIRTY != 0;
         debug_assert!(!write || writable || !user);
