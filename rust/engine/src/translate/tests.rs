@@ -294,3 +294,203 @@ fn single_string_instructions() {
         a.cmpsb()
     });
 }
+
+// --- self-modifying code ---
+
+/// Xorshift: the same numbers in each run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+}
+
+/// Where the routines lie that programs change: across the border of two pages.
+const ROUTINES: u64 = 0xA000 - 36;
+/// One routine: `add eax, imm32; xor ebx, imm32; ret`, and NOPs.
+const ROUTINE: [u8; 16] = *b"\x05\x01\0\0\0\x81\xF3\x02\0\0\0\xC3\x90\x90\x90\x90";
+const ROUTINE_COUNT: u64 = 8;
+/// A second mapping of the page below 0xA000 and the one from there, in `aliased`.
+const ALIAS: u64 = 0x2_0000;
+
+/// 64-bit mode with routines, their pages mapped at `ALIAS` too.
+fn aliased(code: &[u8]) -> Machine {
+    let m = Machine::long(code);
+    for n in 0..ROUTINE_COUNT {
+        m.store(ROUTINES + n * ROUTINE.len() as u64, &ROUTINE);
+    }
+    let table = (m.v.cpu.cr3 & !0xFFF) + 3 * 4096;
+    for n in 0..2 {
+        let entry: [u8; 8] = m.bytes(table + (0x9 + n) * 8);
+        m.store(table + (ALIAS / 4096 + n) * 8, &entry);
+    }
+    m
+}
+
+fn with_routines(code: &[u8]) -> Machine {
+    let m = Machine::protected(code);
+    for n in 0..ROUTINE_COUNT {
+        m.store(ROUTINES + n * ROUTINE.len() as u64, &ROUTINE);
+    }
+    m
+}
+
+/// Calls routines and changes them at random: immediates of any width, by MOV, RMW, pushes and
+/// string stores, through either mapping, also between a routine's start and its use.
+fn storm(a: &mut CodeAssembler, seed: u64, alias: bool) -> Result<(), iced_x86::IcedError> {
+    let mut random = Random(seed | 1);
+    let mut top = a.create_label();
+    a.mov(ecx, 60)?;
+    a.xor(eax, eax)?;
+    a.set_label(&mut top)?;
+    for _ in 0..40 {
+        let routine = ROUTINES + random.below(ROUTINE_COUNT) * ROUTINE.len() as u64;
+        let shift = if alias && random.below(2) == 0 {
+            ALIAS - 0x9000
+        } else {
+            0
+        };
+        let first = (routine + 1 + shift) as i32;
+        let second = (routine + 7 + shift) as i32;
+        match random.below(8) {
+            0 => a.mov(dword_ptr(first), ecx)?,
+            1 => a.mov(byte_ptr(second + random.below(4) as i32), al)?,
+            2 => a.add(dword_ptr(second), 0x0101)?,
+            3 => a.mov(word_ptr(first + random.below(3) as i32), cx)?,
+            4 => {
+                a.mov(edi, second)?;
+                a.mov(edx, ecx)?;
+                a.mov(ecx, 2)?;
+                a.rep().stosb()?;
+                a.mov(ecx, edx)?;
+            }
+            5 => a.xor(byte_ptr((routine + 12 + shift) as i32), 1)?,
+            6 => a.mov(byte_ptr((routine + 12 + shift) as i32), 0x90u32 as i32)?,
+            _ => a.inc(dword_ptr(first))?,
+        }
+        if random.below(3) > 0 {
+            a.call(routine)?;
+        }
+    }
+    a.dec(ecx)?;
+    a.jne(top)?;
+    a.mov(dword_ptr(DATA as i32), eax)?;
+    a.mov(dword_ptr(DATA as i32 + 4), ebx)
+}
+
+fn agree_storm(make: fn(&[u8]) -> Machine, bits: u32, seed: u64, cache_bytes: usize) {
+    let run = |backend| {
+        let mut a = CodeAssembler::new(bits).unwrap();
+        storm(&mut a, seed, bits == 64).unwrap();
+        a.hlt().unwrap();
+        let mut m = make(&a.assemble(CODE).unwrap());
+        m.v.backend = backend;
+        m.v.jit = super::Jit::with_cache(&m.v.env, cache_bytes).unwrap();
+        let _ = m.v.run();
+        assert_eq!(m.v.error, None);
+        let flushes = m.v.stats.cache_flushes;
+        (m.v.cpu.gpr, m.v.cpu.rip, m.bytes::<8192>(0x9000), flushes)
+    };
+    let (expected, got) = (run(Backend::Interp), run(Backend::Translate));
+    assert_eq!(expected.0, got.0, "registers, seed {seed}");
+    assert_eq!(expected.1, got.1, "RIP, seed {seed}");
+    assert!(expected.2 == got.2, "memory, seed {seed}");
+    if cache_bytes < 1 << 20 {
+        assert!(got.3 > 0, "the cache was never full");
+    }
+}
+
+#[test]
+fn storms_of_changes_to_code_in_32_bits() {
+    for seed in 1..30 {
+        agree_storm(with_routines, 32, seed * 7919, super::cache::CACHE_BYTES);
+    }
+}
+
+#[test]
+fn storms_of_changes_to_code_through_two_mappings() {
+    for seed in 1..30 {
+        agree_storm(aliased, 64, seed * 104_729, super::cache::CACHE_BYTES);
+    }
+}
+
+#[test]
+fn storms_of_changes_to_code_with_a_tiny_cache() {
+    for seed in 1..10 {
+        agree_storm(aliased, 64, seed * 15_485_863, 56 << 10);
+    }
+}
+
+#[test]
+fn an_instruction_that_changes_its_own_block() {
+    agree(Machine::protected, 32, |a| {
+        let mut top = a.create_label();
+        a.mov(ecx, 300)?;
+        a.xor(eax, eax)?;
+        a.set_label(&mut top)?;
+        // The immediate of the ADD that follows.
+        a.mov(dword_ptr(CODE as i32 + 14), ecx)?;
+        a.add(eax, 0x1234_5678)?;
+        a.dec(ecx)?;
+        a.jne(top)
+    });
+}
+
+#[test]
+fn data_beside_code_is_stored_without_leaving() {
+    let mut a = CodeAssembler::new(32).unwrap();
+    let mut top = a.create_label();
+    a.mov(ecx, 1000).unwrap();
+    a.set_label(&mut top).unwrap();
+    a.mov(dword_ptr(CODE as i32 + 0x800), ecx).unwrap();
+    a.dec(ecx).unwrap();
+    a.jne(top).unwrap();
+    a.hlt().unwrap();
+    let mut m = Machine::protected(&a.assemble(CODE).unwrap());
+    m.v.backend = Backend::Translate;
+    let _ = m.v.run();
+    assert_eq!(m.bytes::<4>(CODE + 0x800), 1u32.to_le_bytes());
+    assert!(m.v.stats.entries < 10, "{} entries", m.v.stats.entries);
+    assert_eq!(m.v.stats.invalidated_blocks, 0);
+}
+
+#[test]
+fn stores_by_dma_drop_blocks() {
+    let mut m = Machine::protected(b"\xB8\x01\0\0\0\xF4");
+    m.v.backend = Backend::Translate;
+    let _ = m.v.run();
+    m.store(CODE + 1, &[2]);
+    m.v.cpu.rip = CODE;
+    m.v.cpu.halted = false;
+    let _ = m.v.run();
+    assert_eq!(m.v.cpu.gpr[0], 2);
+}
+
+#[test]
+fn code_rewritten_forever_takes_no_more_room() {
+    let mut a = CodeAssembler::new(32).unwrap();
+    let mut top = a.create_label();
+    a.mov(ecx, 20_000).unwrap();
+    a.set_label(&mut top).unwrap();
+    a.mov(dword_ptr(ROUTINES as i32 + 1), ecx).unwrap();
+    a.mov(dword_ptr(ROUTINES as i32 + 7), ecx).unwrap();
+    a.call(ROUTINES).unwrap();
+    a.dec(ecx).unwrap();
+    a.jne(top).unwrap();
+    a.hlt().unwrap();
+    let mut m = with_routines(&a.assemble(CODE).unwrap());
+    m.v.backend = Backend::Translate;
+    let _ = m.v.run();
+    assert!(m.v.stats.invalidated_blocks >= 19_999);
+    assert!(m.v.jit.table.blocks.len() < 20);
+    assert!(m.v.jit.table.links.len() < 40);
+    assert_eq!(m.v.stats.cache_flushes, 0);
+}
