@@ -265,8 +265,9 @@ impl Vcpu {
         }
     }
 
-    /// Interprets one instruction, with everything due at the boundary before it: for runs in lock
-    /// step.  The exit if there is nothing to interpret.
+    /// Interprets one instruction, or runs translated code up to its first exit or poll, with
+    /// everything due at the boundary before it: for runs in lock step.  The exit if there is
+    /// nothing to run.
     pub fn run_one(&mut self) -> Option<Exit> {
         self.attend();
         if self.deliver_pending() {
@@ -278,7 +279,10 @@ impl Vcpu {
         if self.cpu.halted {
             return Some(Exit::Halt);
         }
-        self.step();
+        match self.backend {
+            Backend::Interp => self.step(),
+            Backend::Translate => self.run_translated_briefly(),
+        }
         None
     }
 

@@ -993,13 +993,18 @@ pub fn decode(
             insns,
         );
     }
+    if mode.has(bit::ALL_FLAGS_LIVE) {
+        return None;
+    }
     liveness(mode, page, rip.wrapping_sub(offset as u64), insns)
 }
 
 /// Decodes the one instruction at `bytes`, which straddles two pages.
 pub fn decode_straddling(mode: &Mode, rip: u64, bytes: &[u8], insns: &mut Vec<Insn>) {
     decode_up_to(1, mode, rip, bytes, insns);
-    propagate(ARITHMETIC, insns);
+    if !mode.has(bit::ALL_FLAGS_LIVE) {
+        propagate(ARITHMETIC, insns);
+    }
 }
 
 /// Decodes to a block's end or to that of `bytes`; whether more of these could have added more.

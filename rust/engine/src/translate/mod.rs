@@ -46,6 +46,7 @@ use env::{Area, CODE_TLB_ENTRIES, Env};
 use link::{BlockTable, Key, NONE, Place};
 use mode::{Mode, bit};
 use runtime::{Thunks, exit};
+use std::sync::atomic::Ordering;
 
 /// Translated code and what finds it.
 pub struct Jit {
@@ -60,6 +61,8 @@ pub struct Jit {
     insns: Vec<Insn>,
     page: PageCopy,
     built: Built,
+    /// `Mode` bits that aren't the CPU's.
+    extra_mode: u32,
 }
 
 impl Jit {
@@ -85,7 +88,17 @@ impl Jit {
             insns: Vec::with_capacity(MAX_INSTRUCTIONS),
             page: PageCopy::default(),
             built: Built::default(),
+            extra_mode: 0,
         })
+    }
+
+    /// Before the first block, for runs in lock step with the interpreter: time is read by the
+    /// interpreter only, and if `all_flags_live` flags are never left wrong.
+    pub fn make_comparable(&mut self, all_flags_live: bool) {
+        self.extra_mode = bit::TIME_INTERPRETED;
+        if all_flags_live {
+            self.extra_mode |= bit::ALL_FLAGS_LIVE;
+        }
     }
 
     /// Builds a block, where one with its key died if it fits there; None if it can't be encoded.
@@ -154,60 +167,84 @@ impl Vcpu {
             || checks_alignment && cpu.cpl == 3
     }
 
+    /// Runs translated code up to its first exit or poll, and does what it left for.
+    pub(crate) fn run_translated_briefly(&mut self) {
+        fault::install();
+        if self.must_interpret() {
+            return self.step();
+        }
+        let Some(block) = self.find_block() else {
+            return self.step();
+        };
+        // Every poll leaves, and what follows an exit isn't kept from being linked.
+        self.ask_attention();
+        let kind = self.run_from(self.jit.table.blocks[block as usize].entries.main);
+        self.shared.attention().store(0, Ordering::SeqCst);
+        self.after_exit(kind);
+    }
+
     /// Runs from a block's entry until translated code leaves, and does what it left for.
     fn enter_block(&mut self, block: u32) {
         let mut target = self.jit.table.blocks[block as usize].entries.main;
         loop {
-            self.prepare_area();
-            self.stats.entries += 1;
-            let area = self.env.area();
-            // SAFETY: the block was found for the current state; the pointer is valid until `enter`
-            // returns, and nothing else uses this Vcpu meanwhile.
-            unsafe {
-                (*area).vcpu = self as *mut Vcpu as u64;
-                runtime::enter(&self.jit.thunks, area, target);
+            let kind = self.run_from(target);
+            match self.after_exit(kind) {
+                Some(next) => target = next,
+                None => return,
             }
-            let kind = self.leave_area();
-            match kind {
-                exit::LOOKUP => {
-                    self.stats.exit_lookup += 1;
-                    return;
-                }
-                exit::LINK => {
-                    self.stats.exit_lookup += 1;
-                    // SAFETY: translated code isn't running.
-                    let link = unsafe { (*area).exit_link };
-                    match self.follow_link(link) {
-                        Some(next) => target = next,
-                        None => return,
-                    }
-                }
-                exit::INTERPRET => {
-                    self.stats.exit_interpret += 1;
-                    self.step();
-                    return;
-                }
-                exit::INTERPRET_AT | exit::FAULT => {
-                    self.stats.exit_fault += 1;
-                    // SAFETY: translated code isn't running.
-                    let site = unsafe { (*area).exit_site };
-                    if std::mem::take(&mut self.jit.straddled) {
-                        return self.ungroup(site);
-                    }
-                    match self.jit.table.guest_rip(site) {
-                        Some(rip) => {
-                            self.cpu.rip = rip;
-                            self.step();
-                        }
-                        None => self.error = Some(format!("host fault at {site:#x}, in no block")),
-                    }
-                    return;
-                }
-                _ => {
-                    self.stats.exit_kick += 1;
-                    return;
-                }
+        }
+    }
+
+    /// Enters translated code; why it left.
+    fn run_from(&mut self, target: u64) -> u32 {
+        self.prepare_area();
+        self.stats.entries += 1;
+        let area = self.env.area();
+        // SAFETY: the block was found for the current state; the pointer is valid until `enter`
+        // returns, and nothing else uses this Vcpu meanwhile.
+        unsafe {
+            (*area).vcpu = self as *mut Vcpu as u64;
+            runtime::enter(&self.jit.thunks, area, target);
+        }
+        self.leave_area()
+    }
+
+    /// Does what translated code left for; where to enter it again without another look.
+    fn after_exit(&mut self, kind: u32) -> Option<u64> {
+        let area = self.env.area();
+        match kind {
+            exit::LOOKUP => self.stats.exit_lookup += 1,
+            exit::LINK => {
+                self.stats.exit_lookup += 1;
+                // SAFETY: translated code isn't running.
+                let link = unsafe { (*area).exit_link };
+                return self.follow_link(link);
             }
+            exit::INTERPRET => {
+                self.stats.exit_interpret += 1;
+                self.step();
+            }
+            exit::INTERPRET_AT | exit::FAULT => {
+                self.stats.exit_fault += 1;
+                // SAFETY: translated code isn't running.
+                self.interpret_at(unsafe { (*area).exit_site });
+            }
+            _ => self.stats.exit_kick += 1,
+        }
+        None
+    }
+
+    /// Interprets the instruction that host address `site` belongs to.
+    fn interpret_at(&mut self, site: u64) {
+        if std::mem::take(&mut self.jit.straddled) {
+            return self.ungroup(site);
+        }
+        match self.jit.table.guest_rip(site) {
+            Some(rip) => {
+                self.cpu.rip = rip;
+                self.step();
+            }
+            None => self.error = Some(format!("host fault at {site:#x}, in no block")),
         }
     }
 
@@ -271,7 +308,8 @@ impl Vcpu {
         if self.jit.cache.room() < MAX_CODE || self.jit.table.is_full() {
             self.flush_code_cache();
         }
-        let mode = Mode::of(self.cpu);
+        let mut mode = Mode::of(self.cpu);
+        mode.bits |= self.jit.extra_mode;
         let rip = self.cpu.rip;
         let linear = self.code_linear(&mode, rip)?;
         let page = self.translate(linear, Access::fetch(self.user())).ok()?;
@@ -305,8 +343,14 @@ impl Vcpu {
         if let Some(second) = b.second {
             // The page that the instruction ends in must be mapped as it was.
             let next = self
-                .translate((vpn + 1) << 12, Access::fetch(self.user()))
+                .translate(
+                    self.wrap_linear((vpn + 1) << 12),
+                    Access::fetch(self.user()),
+                )
                 .ok()?;
+            if next.rights & right::GLOBAL == 0 && class == env::KERNEL {
+                self.jit.fills.kernel_code_not_global = true;
+            }
             if self.jit.table.page_id(vpn + 1, next.page >> 12) != second.id {
                 self.drop_block(block);
                 return None;
@@ -417,7 +461,10 @@ impl Vcpu {
         rip: u64,
         linear: u64,
     ) -> Option<(PageCheck, u64)> {
-        let next_linear = self.wrap_linear((linear | (PAGE - 1)) + 1);
+        let next_linear = self.wrap_linear((linear | (PAGE - 1)).wrapping_add(1));
+        if !crate::mmu::segment::canonical(next_linear) {
+            return None;
+        }
         let next = self
             .translate(next_linear, Access::fetch(self.user()))
             .ok()?;

@@ -30,6 +30,12 @@ pub mod bit {
     pub const SYSCALL: u32 = 1 << 20;
     /// RFLAGS.DF: strings go down.
     pub const DOWN: u32 = 1 << 21;
+    /// CPL 1 or 2: supervisor to paging, but not to privileged instructions.
+    pub const MIDDLE_RING: u32 = 1 << 24;
+    /// For runs in lock step (`Jit::make_comparable`), not of the CPU: every flag counts as live.
+    pub const ALL_FLAGS_LIVE: u32 = 1 << 22;
+    /// The same: RDTSC is interpreted.
+    pub const TIME_INTERPRETED: u32 = 1 << 23;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,6 +74,8 @@ impl Mode {
         }
         if cpu.cpl == 3 {
             bits |= USER;
+        } else if cpu.cpl != 0 {
+            bits |= MIDDLE_RING;
         }
         if !cpu.v86() && cpu.cpl <= cpu.iopl() {
             bits |= IO_PRIVILEGE;

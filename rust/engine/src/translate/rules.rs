@@ -93,7 +93,7 @@ pub fn rule(mode: &Mode, ins: &Instruction) -> Rule {
         Cli if mode.has(bit::IO_PRIVILEGE) => Rule::Cli,
         Sti if mode.has(bit::IO_PRIVILEGE) => Rule::Sti,
         Rdtsc if can_read_tsc(mode) => Rule::Rdtsc,
-        Swapgs if mode.code64() && !mode.has(bit::USER) => Rule::Swapgs,
+        Swapgs if mode.code64() && at_level_0(mode) => Rule::Swapgs,
         Rdfsbase | Rdgsbase | Wrfsbase | Wrgsbase if fs_gs_base(mode, ins) => Rule::FsGsBase,
         Vzeroupper | Vzeroall if !mode.code64() && copyable(mode, ins) => Rule::ZeroVectors,
         _ if super::string::has_rule(mode, ins) => Rule::String,
@@ -181,8 +181,13 @@ fn pushable(ins: &Instruction) -> bool {
 }
 
 fn can_read_tsc(mode: &Mode) -> bool {
-    let allowed = !mode.has(bit::NO_TSC) || !mode.has(bit::USER);
+    let privileged = mode.has(bit::NO_TSC) && !at_level_0(mode);
+    let allowed = !privileged && !mode.has(bit::TIME_INTERPRETED);
     allowed && std::is_x86_feature_detected!("bmi2")
+}
+
+fn at_level_0(mode: &Mode) -> bool {
+    mode.bits & (bit::USER | bit::MIDDLE_RING) == 0
 }
 
 fn fs_gs_base(mode: &Mode, ins: &Instruction) -> bool {
