@@ -13,7 +13,6 @@ use super::env::{Area, Env, TLB_ENTRIES};
 use crate::fpustate::legacy;
 use crate::memory::PAGE;
 use crate::mmu::physical;
-use crate::mmu::segment::canonical;
 use crate::mmu::walk::{Access, right};
 use crate::vcpu::Vcpu;
 use std::mem::offset_of;
@@ -331,14 +330,11 @@ impl Vcpu {
         self.stats.tlb_misses += 1;
         let size = (what & 0xFFFF) as u64;
         let offset = linear % PAGE;
-        // A walk ignores the bits above 47: the interpreter raises #GP or #SS for them.
-        if self.cpu.code64() && !canonical(linear) {
-            return 0;
-        }
         if offset + size > PAGE {
             self.jit.straddled = what & MISS_GROUP != 0;
             return 0;
         }
+        // A walk ignores the bits above 47: the interpreter raises #GP or #SS for them.
         if !crate::mmu::segment::canonical(linear) {
             return 0;
         }
