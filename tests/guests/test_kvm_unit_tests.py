@@ -1,7 +1,7 @@
 """kvm-unit-tests' x86 tests on the machine, where KVM_UNIT_TESTS names a built tree of them.
 
-To build one: `./configure --arch=x86_64 && make`, and `--arch=i386` for the 32-bit ones.  Left out are tests of
-hypervisor interfaces, those that need QEMU's test device, and `apic`, which wants the host to be quiet.
+To build one: `./configure --arch=x86_64 && make`, and `--arch=i386` for the 32-bit ones.  Left out are
+tests of hypervisor interfaces, those that need QEMU's test device, and `apic`, which wants a quiet host.
 """
 
 import os
