@@ -39,6 +39,14 @@ pub struct Tlb {
     pub write: [TlbEntry; TLB_ENTRIES],
 }
 
+/// Copies of reads that cross into another page, misaligned as those are.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Bounce(pub [u8; BOUNCE_BYTES]);
+
+/// Room for 64 bytes at any offset from a multiple of 64.
+pub const BOUNCE_BYTES: usize = 128;
+
 #[repr(C, align(4096))]
 pub struct Area {
     pub cpu: CpuState,
@@ -73,6 +81,8 @@ pub struct Area {
     /// Registers that a helper's call may change.
     pub saved: [u64; 16],
     pub saved_xmm: [[u64; 2]; 16],
+    /// Taken in turns: one instruction may read two operands.
+    pub bounce: [Bounce; 2],
     pub tlb: [Tlb; 2],
     /// Per class: identity of the page (`link::PageIds`) that code at a virtual page comes from.
     pub code_tlb: [[u32; CODE_TLB_ENTRIES]; 2],

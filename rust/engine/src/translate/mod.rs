@@ -63,6 +63,8 @@ pub struct Jit {
     built: Built,
     /// `Mode` bits that aren't the CPU's.
     extra_mode: u32,
+    /// The `Area::bounce` used last.
+    bounce: usize,
 }
 
 impl Jit {
@@ -89,6 +91,7 @@ impl Jit {
             page: PageCopy::default(),
             built: Built::default(),
             extra_mode: 0,
+            bounce: 0,
         })
     }
 

@@ -315,7 +315,7 @@ fn emit_miss(a: &mut Asm, interpret_at: u64, flags_saved: bool) {
 }
 
 /// The host address of a guest access that missed the inline TLB; 0 where the interpreter must do
-/// it (page crossing, device, code page, fault).
+/// it (crossing write, device, a store to its own block, fault).
 ///
 /// Called with the guest's vector registers live: nothing here may use more than baseline SSE2
 /// (in particular no libc memcpy of large sizes).
@@ -332,7 +332,10 @@ impl Vcpu {
         let offset = linear % PAGE;
         if offset + size > PAGE {
             self.jit.straddled = what & MISS_GROUP != 0;
-            return 0;
+            return match what & (MISS_GROUP | MISS_WRITE) {
+                0 => self.crossing_read(linear, size, what & MISS_USER != 0),
+                _ => 0,
+            };
         }
         // A walk ignores the bits above 47: the interpreter raises #GP or #SS for them.
         if !crate::mmu::segment::canonical(linear) {
@@ -365,6 +368,43 @@ impl Vcpu {
         debug_assert!(!write || writable || !user);
         self.fill_inline_tlb(linear, c.host as u64, user as usize, write);
         c.host as u64 + offset
+    }
+
+    /// Where a copy lies of up to 64 bytes that cross into another page; 0 as for `miss`.
+    fn crossing_read(&mut self, linear: u64, size: u64, user: bool) -> u64 {
+        let (offset, access) = (linear % PAGE, Access::read(user));
+        let next = self.wrap_linear((linear - offset).wrapping_add(PAGE));
+        let canonical = crate::mmu::segment::canonical;
+        if size > 64 || !canonical(linear) || !canonical(next) {
+            return 0;
+        }
+        let (Ok(low), Ok(high)) = (self.translate(linear, access), self.translate(next, access))
+        else {
+            return 0;
+        };
+        if (low.rights | high.rights) & physical::IO != 0 {
+            return 0;
+        }
+        let turn = self.jit.bounce ^ 1;
+        self.jit.bounce = turn;
+        let area = self.env.area();
+        // SAFETY: a field of this vCPU's Area; nothing else refers to it now.
+        let copy = unsafe { &mut (*area).bounce[turn].0 };
+        let start = (linear % 64) as usize;
+        for i in 0..size {
+            let (host, at) = if offset + i < PAGE {
+                (low.host, offset + i)
+            } else {
+                (high.host, offset + i - PAGE)
+            };
+            // SAFETY: `at` is inside the page at `host`.  Volatile, so that no memcpy comes of it:
+            // the guest's vector registers may be live.
+            unsafe {
+                let byte = host.add(at as usize).read_volatile();
+                std::ptr::from_mut(&mut copy[start + i as usize]).write_volatile(byte);
+            }
+        }
+        std::ptr::from_ref(&copy[start]) as u64
     }
 
     fn fill_inline_tlb(&mut self, linear: u64, host: u64, class: usize, write: bool) {

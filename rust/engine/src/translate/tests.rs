@@ -494,3 +494,71 @@ fn code_rewritten_forever_takes_no_more_room() {
     assert!(m.v.jit.table.links.len() < 40);
     assert_eq!(m.v.stats.cache_flushes, 0);
 }
+
+#[test]
+fn reads_across_pages_stay_in_translated_code() {
+    let program: Program = |a| {
+        let mut top = a.create_label();
+        a.mov(rbx, DATA + 0xFC0)?;
+        a.mov(ecx, 70)?;
+        a.set_label(&mut top)?;
+        a.add(rax, qword_ptr(rbx))?;
+        a.add(rax, qword_ptr(rbx + 1))?;
+        a.xor(edx, dword_ptr(rbx + 2))?;
+        a.movzx(esi, word_ptr(rbx + 3))?;
+        a.lea(rax, qword_ptr(rax + rsi * 4))?;
+        a.movups(xmm1, xmmword_ptr(rbx))?;
+        a.paddd(xmm2, xmm1)?;
+        a.inc(rbx)?;
+        a.dec(ecx)?;
+        a.jne(top)?;
+        a.movq(rdi, xmm2)?;
+        a.mov(rsi, DATA + 0xFFD)?;
+        a.mov(rbp, DATA + 0x1FFE)?;
+        a.xchg(rbp, rdi)?;
+        a.cmpsd()?;
+        a.setb(byte_ptr(DATA))
+    };
+    agree(long_simd, 64, program);
+    let mut a = CodeAssembler::new(64).unwrap();
+    program(&mut a).unwrap();
+    a.hlt().unwrap();
+    let mut m = long_simd(&a.assemble(CODE).unwrap());
+    m.v.backend = Backend::Translate;
+    let _ = m.v.run();
+    let interpreted = m.v.stats.interpreted;
+    assert!(interpreted < 10, "{interpreted} interpreted");
+}
+
+#[test]
+fn reads_across_pages_fault_in_either() {
+    use crate::interp::test_support::ABSENT;
+    for start in [ABSENT - 3, ABSENT + 4096 - 3] {
+        let mut a = CodeAssembler::new(64).unwrap();
+        a.mov(rbx, start).unwrap();
+        a.mov(eax, dword_ptr(rbx)).unwrap();
+        a.hlt().unwrap();
+        let mut m = Machine::long(&a.assemble(CODE).unwrap());
+        m.v.backend = Backend::Translate;
+        let _ = m.v.run();
+        assert_eq!(m.v.cpu.cr2, start.max(ABSENT));
+    }
+}
+
+#[test]
+fn misaligned_reads_across_pages_fault_where_alignment_is_demanded() {
+    let run = |backend| {
+        let mut a = CodeAssembler::new(64).unwrap();
+        a.mov(rbx, DATA + 0xFF8).unwrap();
+        a.mov(eax, 7).unwrap();
+        a.movaps(xmm1, xmmword_ptr(rbx)).unwrap();
+        a.mov(eax, 8).unwrap();
+        a.hlt().unwrap();
+        let mut m = long_simd(&a.assemble(CODE).unwrap());
+        m.v.backend = backend;
+        let _ = m.v.run();
+        (m.v.cpu.gpr[0], m.v.cpu.shutdown)
+    };
+    assert_eq!(run(Backend::Translate), (7, true));
+    assert_eq!(run(Backend::Translate), run(Backend::Interp));
+}
