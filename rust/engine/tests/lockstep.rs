@@ -1,5 +1,5 @@
-//! Whole guests in lock step: two machines without devices run the same guest, one translated and one
-//! interpreted, and are compared wherever translated code has left.
+//! Whole guests in lock step: two machines with nothing but a timer run the same guest, one translated
+//! and one interpreted, and are compared wherever translated code has left.
 //!
 //! Translated code runs to its first exit or poll; the interpreter then steps until the states are
 //! equal, which they must become within the code that one chain of blocks can have.  Time and random
@@ -11,7 +11,7 @@
 
 use engine::cpuid::Model;
 use engine::exit::Exit;
-use engine::io::IoMap;
+use engine::io::{Device, IoMap};
 use engine::memory::Memory;
 use engine::state::{CpuState, Segment, TableRegister, attr, cr0, flags, gpr, seg};
 use engine::vcpu::{Acknowledge, Backend, Vcpu, Vm, locked};
@@ -19,6 +19,7 @@ use iced_x86::Mnemonic;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const RAM_BYTES: u64 = 96 << 20;
 const IMAGE: u64 = 0x10_0000;
@@ -36,13 +37,50 @@ const INTERRUPT_STEPS: u64 = 997;
 /// The vector of IRQ 0 as both guests place it.
 const INTERRUPT_VECTOR: u8 = 0x20;
 
+/// An interval timer's counters, which count reads instead of time: low and high byte in turn.
+#[derive(Default)]
+struct Counter(AtomicU64);
+
+impl Device for Counter {
+    fn read(&self, _offset: u64, _size: u8) -> u64 {
+        let reads = self.0.fetch_add(1, Ordering::Relaxed);
+        let count = 0u64.wrapping_sub(reads / 2 * 40);
+        count >> (8 * (reads % 2)) & 0xFF
+    }
+
+    fn write(&self, _offset: u64, _size: u8, _value: u64) {}
+}
+
+/// A port that reads what was written: a mask register.
+#[derive(Default)]
+struct Latch(AtomicU64);
+
+impl Device for Latch {
+    fn read(&self, _offset: u64, _size: u8) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn write(&self, _offset: u64, _size: u8, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+}
+
 fn machine(backend: Backend) -> Vcpu {
     let memory = Memory::new(RAM_BYTES, RAM_BYTES).expect("RAM");
     let vm = Arc::new(Vm {
         memory,
         io: IoMap::default(),
     });
-    let mut v = Vcpu::new(vm, 0, Model::named("max").expect("a model"), backend).expect("a vCPU");
+    let map = |port, count, device| vm.io.map_ports(port, count, 1, device);
+    map(0x40, 3, Arc::new(Counter::default())).expect("free ports");
+    map(0x21, 1, Arc::new(Latch::default())).expect("a free port");
+    let mut v = Vcpu::new(
+        vm.clone(),
+        0,
+        Model::named("max").expect("a model"),
+        backend,
+    )
+    .expect("a vCPU");
     v.reset();
     let shared = Arc::downgrade(&v.shared);
     let acknowledge: Acknowledge = Box::new(move || {

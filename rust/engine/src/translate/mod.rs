@@ -32,6 +32,8 @@ mod string;
 mod tlb;
 
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod tests;
 
 use crate::memory::PAGE;
