@@ -51,7 +51,7 @@ impl Device for Counter {
     fn write(&self, _offset: u64, _size: u8, _value: u64) {}
 }
 
-/// A port that reads what was written: a mask register.
+/// A port that reads what was written: the mask of an 8259, a clock that never updates.
 #[derive(Default)]
 struct Latch(AtomicU64);
 
@@ -74,6 +74,7 @@ fn machine(backend: Backend) -> Vcpu {
     let map = |port, count, device| vm.io.map_ports(port, count, 1, device);
     map(0x40, 3, Arc::new(Counter::default())).expect("free ports");
     map(0x21, 1, Arc::new(Latch::default())).expect("a free port");
+    map(0x71, 1, Arc::new(Latch::default())).expect("a free port");
     let mut v = Vcpu::new(
         vm.clone(),
         0,
