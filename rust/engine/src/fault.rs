@@ -65,6 +65,8 @@ impl Fault {
         }
     }
 
+    /// No fault: an assist can't do the instruction (`translate::assist`).
+    pub const NO_ASSIST: Fault = Fault::new(0xFF);
     /// #UD.
     pub const UD: Fault = Fault::new(vector::UD);
     /// #NM.

@@ -5,6 +5,8 @@
 pub struct Stats {
     /// Guest instructions executed by the interpreter.
     pub interpreted: u64,
+    /// Guest instructions executed by assists, without leaving translated code.
+    pub assists: u64,
     /// Guest instructions translated (each time they are).
     pub translated: u64,
     pub blocks: u64,
@@ -67,6 +69,7 @@ impl Stats {
     pub fn by_name(&self) -> impl Iterator<Item = (&'static str, u64)> {
         [
             ("interpreted", self.interpreted),
+            ("assists", self.assists),
             ("translated", self.translated),
             ("blocks", self.blocks),
             ("code_bytes", self.code_bytes),

@@ -158,6 +158,8 @@ pub struct Vcpu {
     pub next_rip: u64,
     /// Whether a single-step trap follows the instruction being interpreted.
     pub single_step: bool,
+    /// The instruction being interpreted is assisted (`translate::assist`).
+    pub in_assist: bool,
     /// The bytes of the instruction being interpreted.
     pub insn_bytes: [u8; MAX_INSTRUCTION],
     /// What executes FPU and SIMD instructions.
@@ -189,6 +191,7 @@ impl Vcpu {
             backend,
             next_rip: 0,
             single_step: false,
+            in_assist: false,
             insn_bytes: [0; MAX_INSTRUCTION],
             ferr: false,
             error: None,
@@ -386,8 +389,11 @@ impl Vcpu {
         self.apic.state.extint || self.shared.intr() && self.apic.accepts_extint()
     }
 
-    fn ask_attention_if_pending(&self) {
-        if self.interrupt_pending() && self.cpu.interrupts_enabled() {
+    /// Asks for a pass through the loop if there is something to deliver: IF, or what blocks NMIs,
+    /// has changed.
+    pub fn ask_attention_if_pending(&self) {
+        let nmi = self.cpu.nmi_pending && !self.cpu.nmi_blocked;
+        if nmi || self.cpu.interrupts_enabled() && self.interrupt_pending() {
             self.ask_attention();
         }
     }

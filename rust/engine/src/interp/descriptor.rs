@@ -236,6 +236,9 @@ impl Vcpu {
             let byte = self.read_linear(at, 1, false)? as u8;
             return self.write_linear(at, 1, ((byte | set) & !clear) as u64, false);
         }
+        if self.in_assist && !self.assist_may_write(&page) {
+            return Err(Fault::NO_ASSIST);
+        }
         let offset = at % PAGE;
         // SAFETY: the offset is inside the page at `host`; RAM is shared with others as atomics.
         let byte = unsafe { AtomicU8::from_ptr(page.host.add(offset as usize)) };

@@ -7,7 +7,7 @@ use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 impl Vcpu {
     /// Executes a decoded instruction; `next_rip` is already that of the following one.
-    pub(super) fn execute(&mut self, insn: &Instruction) -> Result<(), Fault> {
+    pub(crate) fn execute(&mut self, insn: &Instruction) -> Result<(), Fault> {
         use Mnemonic::*;
         match insn.mnemonic() {
             Add | Or | Adc | Sbb | And | Sub | Xor | Cmp | Test | Inc | Dec | Neg | Not | Xchg

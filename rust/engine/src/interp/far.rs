@@ -309,7 +309,7 @@ impl Vcpu {
         // NMIs are unblocked even by an IRET that faults.
         if self.cpu.nmi_blocked {
             self.cpu.nmi_blocked = false;
-            self.ask_attention();
+            self.ask_attention_if_pending();
         }
         if !self.cpu.protected() {
             self.interrupt_return_real(size)?;
@@ -325,7 +325,7 @@ impl Vcpu {
         } else {
             self.return_from_task()?;
         }
-        self.ask_attention();
+        self.ask_attention_if_pending();
         Ok(())
     }
 

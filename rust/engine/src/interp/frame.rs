@@ -8,20 +8,22 @@ use crate::mmu::segment::{canonical, limit_allows};
 use crate::mmu::walk::Access;
 use crate::state::{Segment, attr, gpr, seg};
 use crate::vcpu::Vcpu;
+use std::mem::MaybeUninit;
 
 /// The most a frame holds: 31 parameters, SS, ESP, CS and EIP of a call gate.
 const MAX_FRAME: usize = 35;
 
-/// Values to push, in the order of the pushes.
+/// Values to push, in the order of the pushes.  Those not pushed yet stay uninitialized: the memset
+/// for all would break an assist's promise about vector registers.
 pub(super) struct Frame {
-    values: [u64; MAX_FRAME],
+    values: [MaybeUninit<u64>; MAX_FRAME],
     count: usize,
 }
 
 impl Default for Frame {
     fn default() -> Frame {
         Frame {
-            values: [0; MAX_FRAME],
+            values: [const { MaybeUninit::uninit() }; MAX_FRAME],
             count: 0,
         }
     }
@@ -30,10 +32,16 @@ impl Default for Frame {
 impl Frame {
     pub fn push(&mut self, value: u64) -> &mut Frame {
         if let Some(slot) = self.values.get_mut(self.count) {
-            *slot = value;
+            slot.write(value);
             self.count += 1;
         }
         self
+    }
+
+    fn values(&self) -> &[u64] {
+        let pushed = self.values.as_ptr().cast();
+        // SAFETY: `push` initialized the first `count`, which is within the array.
+        unsafe { std::slice::from_raw_parts(pushed, self.count) }
     }
 }
 
@@ -115,7 +123,7 @@ impl Vcpu {
         size: usize,
         frame: &Frame,
     ) -> Result<(), Fault> {
-        let values = &frame.values[..frame.count];
+        let values = frame.values();
         let mut probe = *stack;
         for _ in values {
             probe.advance((size as u64).wrapping_neg());

@@ -19,7 +19,7 @@ pub mod fpu;
 mod frame;
 mod host;
 pub mod interrupt;
-mod msr;
+pub mod msr;
 mod muldiv;
 pub mod operand;
 mod port;

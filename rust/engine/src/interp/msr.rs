@@ -90,6 +90,22 @@ fn needs(number: u32) -> Option<Feature> {
     })
 }
 
+/// Whether reading and writing the register has no effect beyond itself.
+pub fn is_plain(number: u32) -> bool {
+    use register::*;
+    let plain = [
+        SYSENTER_CS,
+        SYSENTER_ESP,
+        SYSENTER_EIP,
+        SPEC_CTRL,
+        FS_BASE,
+        GS_BASE,
+        KERNEL_GS_BASE,
+        TSC_AUX,
+    ];
+    plain.contains(&number)
+}
+
 fn must(valid: bool) -> Result<(), Fault> {
     if valid { Ok(()) } else { Err(Fault::GP0) }
 }

@@ -143,9 +143,7 @@ fn pop_flags(v: &mut Vcpu, size: usize) -> Result<(), Fault> {
     }
     writable &= mask(size);
     v.cpu.rflags = v.cpu.rflags & !(writable | flags::RF) | value & writable;
-    if v.cpu.interrupts_enabled() {
-        v.ask_attention();
-    }
+    v.ask_attention_if_pending();
     Ok(())
 }
 

@@ -286,6 +286,9 @@ fn run(
         Access::read(user)
     };
     let page = v.translate(linear, access).ok()?;
+    if v.in_assist && write && !v.assist_may_write(&page) {
+        return None;
+    }
     let unfit = if write {
         physical::IO | physical::ROM
     } else {
@@ -313,59 +316,62 @@ fn note_run(v: &mut Vcpu, form: &Form, run: &Run) {
     v.note_store(first, bytes);
 }
 
-/// Byte distance between elements.
-fn stride(v: &Vcpu, size: usize) -> isize {
-    if v.cpu.rflags & flags::DF != 0 {
-        -(size as isize)
-    } else {
-        size as isize
-    }
-}
-
 /// STOS over a run.
 fn fill(v: &mut Vcpu, form: &Form, to: &Run, value: u64) {
     macro_rules! fill {
-        ($type:ty) => {
-            for i in 0..to.elements as isize {
-                // SAFETY: `run` found all elements inside one page of RAM.
-                unsafe {
-                    let p = to.host.offset(i * stride(v, form.size)).cast::<$type>();
-                    p.write_unaligned(value as $type);
-                }
+        ($instruction:literal) => {
+            // SAFETY: `run` found all elements inside one page of RAM; DF is cleared again.
+            unsafe {
+                core::arch::asm!(
+                    $instruction,
+                    inout("rcx") to.elements => _,
+                    inout("rdi") to.host => _,
+                    in("rax") value,
+                    options(nostack)
+                );
             }
         };
     }
-    match form.size {
-        1 => fill!(u8),
-        2 => fill!(u16),
-        4 => fill!(u32),
-        _ => fill!(u64),
+    let down = v.cpu.rflags & flags::DF != 0;
+    match (form.size, down) {
+        (1, false) => fill!("rep stosb"),
+        (2, false) => fill!("rep stosw"),
+        (4, false) => fill!("rep stosd"),
+        (_, false) => fill!("rep stosq"),
+        (1, true) => fill!("std; rep stosb; cld"),
+        (2, true) => fill!("std; rep stosw; cld"),
+        (4, true) => fill!("std; rep stosd; cld"),
+        (_, true) => fill!("std; rep stosq; cld"),
     }
     note_run(v, form, to);
 }
 
-/// MOVS over two runs, in order, so that overlapping strings repeat as they do element by element.
+/// MOVS over two runs: the host's own, so overlapping strings repeat as they do element by element.
 fn copy(v: &mut Vcpu, form: &Form, from: &Run, to: &Run) {
     macro_rules! copy {
-        ($type:ty) => {
-            for i in 0..to.elements as isize {
-                let offset = i * stride(v, form.size);
-                // SAFETY: `run` found all elements inside a page each.
-                unsafe {
-                    let value = from.host.offset(offset).cast::<$type>().read_unaligned();
-                    to.host
-                        .offset(offset)
-                        .cast::<$type>()
-                        .write_unaligned(value);
-                }
+        ($instruction:literal) => {
+            // SAFETY: `run` found all elements inside a page each; DF is cleared again.
+            unsafe {
+                core::arch::asm!(
+                    $instruction,
+                    inout("rcx") to.elements => _,
+                    inout("rsi") from.host => _,
+                    inout("rdi") to.host => _,
+                    options(nostack)
+                );
             }
         };
     }
-    match form.size {
-        1 => copy!(u8),
-        2 => copy!(u16),
-        4 => copy!(u32),
-        _ => copy!(u64),
+    let down = v.cpu.rflags & flags::DF != 0;
+    match (form.size, down) {
+        (1, false) => copy!("rep movsb"),
+        (2, false) => copy!("rep movsw"),
+        (4, false) => copy!("rep movsd"),
+        (_, false) => copy!("rep movsq"),
+        (1, true) => copy!("std; rep movsb; cld"),
+        (2, true) => copy!("std; rep movsw; cld"),
+        (4, true) => copy!("std; rep movsd; cld"),
+        (_, true) => copy!("std; rep movsq; cld"),
     }
     note_run(v, form, to);
 }

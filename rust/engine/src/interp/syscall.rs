@@ -94,7 +94,7 @@ fn sysret(v: &mut Vcpu, wide: bool) -> Result<(), Fault> {
     v.cpu.seg[seg::SS] = flat_segment(selector.wrapping_add(8) | 3, attr::DB, 3);
     v.enter_code(cs, rip, 3);
     v.single_step = v.cpu.rflags & flags::TF != 0;
-    v.ask_attention();
+    v.ask_attention_if_pending();
     Ok(())
 }
 
@@ -142,6 +142,6 @@ fn sysexit(v: &mut Vcpu, wide: bool) -> Result<(), Fault> {
     v.cpu.seg[seg::SS] = flat_segment(cs.wrapping_add(8), attr::DB, 3);
     v.cpu.gpr[gpr::RSP] = rsp & width;
     v.enter_code(flat_segment(cs, code, 3), rip & width, 3);
-    v.ask_attention();
+    v.ask_attention_if_pending();
     Ok(())
 }

@@ -127,6 +127,11 @@ impl Mmu {
         self.space = self.next_generation();
     }
 
+    /// Whether the next new generation is an ordinary one.
+    fn has_generations(&self) -> bool {
+        self.last != u32::MAX
+    }
+
     /// Goes to another address space; `keep`: its cached pages may be used (CR3 bit 63 with PCIDs).
     pub fn switch(&mut self, pcid: u16, keep: bool) {
         let known = self.pcid[pcid as usize];
@@ -239,6 +244,9 @@ impl Vcpu {
             self.note_access(linear, size, false);
         }
         let offset = (linear % PAGE) as usize;
+        if self.in_assist && (offset + size > PAGE as usize || c.rights & physical::IO != 0) {
+            return Err(Fault::NO_ASSIST);
+        }
         if offset + size > PAGE as usize {
             let mut bytes = [0; 8];
             self.read_linear_bytes(linear, &mut bytes[..size], user)?;
@@ -265,6 +273,9 @@ impl Vcpu {
             self.note_access(linear, size, true);
         }
         let offset = (linear % PAGE) as usize;
+        if self.in_assist && (offset + size > PAGE as usize || !self.assist_may_write(&c)) {
+            return Err(Fault::NO_ASSIST);
+        }
         if offset + size > PAGE as usize {
             return self.write_linear_bytes(linear, &value.to_le_bytes()[..size], user);
         }
@@ -285,6 +296,9 @@ impl Vcpu {
         out: &mut [u8],
         user: bool,
     ) -> Result<(), Fault> {
+        if self.in_assist {
+            return Err(Fault::NO_ASSIST);
+        }
         self.probe_linear(linear, out.len(), Access::read(user))?;
         if self.breakpoints_enabled() {
             self.note_access(linear, out.len(), false);
@@ -316,6 +330,9 @@ impl Vcpu {
         data: &[u8],
         user: bool,
     ) -> Result<(), Fault> {
+        if self.in_assist {
+            return Err(Fault::NO_ASSIST);
+        }
         self.probe_linear(linear, data.len(), Access::write(user))?;
         if self.breakpoints_enabled() {
             self.note_access(linear, data.len(), true);
@@ -339,6 +356,11 @@ impl Vcpu {
             done += n;
         }
         Ok(())
+    }
+
+    /// Whether a store to the page has no effects but the store.
+    pub fn assist_may_write(&self, page: &Cached) -> bool {
+        page.rights & (physical::IO | physical::ROM) == 0 && !self.page_has_code(page.page)
     }
 
     /// Raises the fault that an access of `length` bytes would, without accessing.
@@ -422,7 +444,13 @@ impl Vcpu {
         let keep = pcids && value >> 63 != 0;
         let value = value & !(1 << 63);
         if self.pae_without_long_mode() {
+            if self.in_assist {
+                return Err(Fault::NO_ASSIST);
+            }
             self.cpu.pdpte = self.read_pdptes(value)?;
+        }
+        if self.in_assist && !self.mmu.has_generations() {
+            return Err(Fault::NO_ASSIST);
         }
         self.cpu.cr3 = value;
         self.stats.tlb_flushes += 1;

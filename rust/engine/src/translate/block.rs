@@ -60,9 +60,8 @@ impl Insn {
         use Rule::*;
         match self.rule {
             Copy | CallIndirect | JmpIndirect => self.ins.op_kinds().any(|k| k == OpKind::Memory),
-            Lea | Nothing | Jmp | Jcc | Loop | Jcxz | Rdtsc | Swapgs | FsGsBase | Interpret => {
-                false
-            }
+            Lea | Nothing | Jmp | Jcc | Loop | Jcxz | Rdtsc | Swapgs | FsGsBase | Interpret
+            | Assist | AssistFlow => false,
             _ => true,
         }
     }
@@ -177,6 +176,10 @@ pub struct Source<'a> {
     pub grouped: bool,
     /// The host has BMI2.
     pub bmi2: bool,
+    /// Number of the first assist that it has.
+    pub first_assist: u32,
+    /// The CPU model has RDTSCP.
+    pub has_rdtscp: bool,
 }
 
 /// Emits one block.
@@ -186,6 +189,8 @@ pub struct Builder<'a> {
     pub source: &'a Source<'a>,
     pub cold: Vec<Cold>,
     pub exits: Vec<Exit>,
+    /// Indices of the instructions that are assisted.
+    pub assists: Vec<usize>,
     /// (host offset, guest offset from the block's RIP), ascending.
     pub map: Vec<(u32, u16)>,
     /// Index of the instruction being emitted.
@@ -201,6 +206,7 @@ pub struct Builder<'a> {
 pub struct Built {
     pub entries: Entries,
     pub exits: Vec<Exit>,
+    pub assists: Vec<usize>,
     pub map: Vec<(u32, u16)>,
     cold: Vec<Cold>,
 }
@@ -208,6 +214,7 @@ pub struct Built {
 pub fn build(asm: &mut Asm, thunks: &Thunks, source: &Source, mut last: Built) -> Built {
     last.cold.clear();
     last.exits.clear();
+    last.assists.clear();
     last.map.clear();
     let mut b = Builder {
         asm,
@@ -215,6 +222,7 @@ pub fn build(asm: &mut Asm, thunks: &Thunks, source: &Source, mut last: Built) -
         source,
         cold: last.cold,
         exits: last.exits,
+        assists: last.assists,
         map: last.map,
         at: 0,
         fpu_checked: false,
@@ -226,6 +234,7 @@ pub fn build(asm: &mut Asm, thunks: &Thunks, source: &Source, mut last: Built) -
     Built {
         entries,
         exits: b.exits,
+        assists: b.assists,
         map: b.map,
         cold: b.cold,
     }
@@ -483,6 +492,15 @@ impl Builder<'_> {
             self.asm.mov(W64, R9, rip);
             self.asm.mov(W64, area!(cpu.rip), R9);
         }
+    }
+
+    /// Calls the current instruction's assist, which doesn't come back here if the flow changes.
+    pub fn assist(&mut self) {
+        let number = self.source.first_assist + self.assists.len() as u32;
+        self.assists.push(self.at);
+        self.store_rip(self.insn().ins.ip());
+        self.asm.mov(W32, R10, number as i32);
+        self.asm.call_to(self.thunks.assist);
     }
 
     // --- cold code ---
@@ -1156,7 +1174,7 @@ impl Peek<'_> {
 /// Flags an instruction reads, and those it overwrites whatever happens.
 fn flag_use(insn: &Insn) -> (u32, u32) {
     let ins = &insn.ins;
-    if insn.rule == Rule::Interpret {
+    if matches!(insn.rule, Rule::Interpret | Rule::Assist | Rule::AssistFlow) {
         return (ARITHMETIC, 0);
     }
     let variable_count = ins.op_count() > 1

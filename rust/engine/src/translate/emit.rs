@@ -1138,6 +1138,10 @@ impl Asm {
         self.legacy(0xF3, 0x48, Map::M0F, 0xAE, op as u8, Rm::Reg(reg), (0, 0));
     }
 
+    pub fn lfence(&mut self) {
+        self.raw(&[0x0F, 0xAE, 0xE8]);
+    }
+
     pub fn rdtsc(&mut self) {
         self.raw(&[0x0F, 0x31]);
     }

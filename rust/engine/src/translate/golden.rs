@@ -44,6 +44,7 @@ fn thunks() -> (Thunks, Vec<(u64, &'static str)>) {
         fault: add("fault"),
         miss: add("miss"),
         miss_saved: add("miss_saved"),
+        assist: add("assist"),
         load_fpu: add("load_fpu"),
         ..Thunks::default()
     };
@@ -160,6 +161,8 @@ fn translate(case: &Case) -> String {
         first_link: 0,
         grouped: true,
         bmi2: true,
+        first_assist: 0,
+        has_rdtscp: true,
     };
     let (thunks, names) = thunks();
     let mut asm = Asm::new(block::MAX_CODE);

@@ -217,7 +217,7 @@ pub struct BlockTable {
     modes: Map<(u32, u64), u16>,
     last_mode: Option<(Mode, u16)>,
     /// Per class: the mode its jump table is for, and the slots in use.
-    jump_mode: [Option<u16>; 2],
+    jump_mode: [Option<Mode>; 2],
     jump_log: [Vec<u16>; 2],
 }
 
@@ -459,12 +459,17 @@ impl BlockTable {
         Some(block.key.rip.wrapping_add(delta as u64))
     }
 
+    /// Whether jump table `class` is for `mode`.
+    pub fn serves(&self, class: usize, mode: &Mode) -> bool {
+        self.jump_mode[class].as_ref() == Some(mode)
+    }
+
     /// Says which mode jump table `class` is about to serve; entries of another one are dropped.
-    pub fn set_jump_mode(&mut self, class: usize, mode: u16, area: &mut Area, lookup: u64) {
-        if self.jump_mode[class] == Some(mode) {
+    pub fn set_jump_mode(&mut self, class: usize, mode: &Mode, area: &mut Area, lookup: u64) {
+        if self.serves(class, mode) {
             return;
         }
-        self.jump_mode[class] = Some(mode);
+        self.jump_mode[class] = Some(*mode);
         self.clear_jumps(class, area, lookup);
     }
 

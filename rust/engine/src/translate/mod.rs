@@ -16,6 +16,7 @@
 //! 3. No address is ever writable and executable.
 //! 4. The host's DF and AC are clear; its FPU state is the guest's exactly while `fpu_live`.
 
+pub mod assist;
 mod block;
 mod cache;
 pub mod emit;
@@ -32,10 +33,13 @@ mod string;
 mod tlb;
 
 #[cfg(test)]
+mod assist_tests;
+#[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod tests;
 
+use crate::cpuid::Feature;
 use crate::memory::PAGE;
 use crate::mmu::physical;
 use crate::mmu::walk::{Access, right};
@@ -67,6 +71,8 @@ pub struct Jit {
     extra_mode: u32,
     /// The `Area::bounce` used last.
     bounce: usize,
+    /// What assists of the blocks execute, by number.
+    assists: Vec<assist::Assist>,
 }
 
 impl Jit {
@@ -94,6 +100,7 @@ impl Jit {
             built: Built::default(),
             extra_mode: 0,
             bounce: 0,
+            assists: Vec::new(),
         })
     }
 
@@ -126,6 +133,12 @@ impl Jit {
         self.asm.start(place.base);
         let last = std::mem::take(&mut self.built);
         self.built = block::build(&mut self.asm, &self.thunks, source, last);
+    }
+
+    fn is_full(&self) -> bool {
+        self.cache.room() < MAX_CODE
+            || self.table.is_full()
+            || self.assists.len() + MAX_INSTRUCTIONS > assist::MAX_ASSISTS
     }
 
     fn note_filled(&mut self, class: usize, index: usize) {
@@ -287,9 +300,16 @@ impl Vcpu {
         let area = unsafe { &mut *self.env.area() };
         area.host_flags = self.cpu.rflags & flags::ARITHMETIC | flags::FIXED | flags::IF;
         self.cpu.rflags &= !flags::ARITHMETIC;
+        self.narrow_to_mode();
+    }
+
+    /// Outside 64-bit mode: registers of 32 bits, and limits for inline checks.
+    fn narrow_to_mode(&mut self) {
         if self.cpu.code64() {
             return;
         }
+        // SAFETY: the Area is this vCPU's own; no translated code is running.
+        let area = unsafe { &mut *self.env.area() };
         for register in &mut self.cpu.gpr[..8] {
             *register &= 0xFFFF_FFFF;
         }
@@ -308,13 +328,19 @@ impl Vcpu {
         area.exit_kind
     }
 
-    /// The block for the current state; None where the interpreter must find out why not.
-    fn find_block(&mut self) -> Option<u32> {
-        if self.jit.cache.room() < MAX_CODE || self.jit.table.is_full() {
-            self.flush_code_cache();
-        }
+    /// The mode that blocks for the current state have.
+    fn mode(&self) -> Mode {
         let mut mode = Mode::of(self.cpu);
         mode.bits |= self.jit.extra_mode;
+        mode
+    }
+
+    /// The block for the current state; None where the interpreter must find out why not.
+    fn find_block(&mut self) -> Option<u32> {
+        if self.jit.is_full() {
+            self.flush_code_cache();
+        }
+        let mode = self.mode();
         let rip = self.cpu.rip;
         let linear = self.code_linear(&mode, rip)?;
         let page = self.translate(linear, Access::fetch(self.user())).ok()?;
@@ -333,7 +359,7 @@ impl Vcpu {
         area.code_tlb[class][vpn as usize % CODE_TLB_ENTRIES] = id;
         self.jit
             .table
-            .set_jump_mode(class, mode_number, area, self.jit.thunks.lookup);
+            .set_jump_mode(class, &mode, area, self.jit.thunks.lookup);
         let physical = page.page + linear % PAGE;
         let key = Key {
             physical,
@@ -432,8 +458,14 @@ impl Vcpu {
             first_link: 0,
             grouped: !self.jit.table.is_ungrouped(&key),
             bmi2: self.jit.bmi2,
+            first_assist: self.jit.assists.len() as u32,
+            has_rdtscp: self.model.has(Feature::RDTSCP),
         };
         let index = self.jit.build(key, source)?;
+        for &at in &self.jit.built.assists {
+            let ins = insns[at].ins;
+            self.jit.assists.push(assist::Assist { ins, mode: *mode });
+        }
         self.stats.blocks += 1;
         self.stats.translated += insns.len() as u64;
         self.stats.code_bytes += self.jit.table.blocks[index as usize].bytes() as u64;
@@ -506,6 +538,7 @@ impl Vcpu {
         // Identities of pages are given out anew.
         area.code_tlb = [[0; CODE_TLB_ENTRIES]; 2];
         self.jit.table.clear();
+        self.jit.assists.clear();
         self.jit.cache.reset();
     }
 }

@@ -4,6 +4,7 @@
 //! instructions run as they stand, on a host address where they name memory.  A rule does all that
 //! may fault before its first change of guest state.  What has no rule is interpreted.
 
+use super::assist;
 use super::block::{Builder, Flow, copyable, host_register};
 use super::emit::{Alu, Cond, Gpr, Mem, R8, R9, R10, R11, RBP, RCX, W8, W16, W32, W64, Width};
 use super::mode::{Mode, bit};
@@ -46,6 +47,10 @@ pub enum Rule {
     Popf,
     Cli,
     Sti,
+    /// The interpreter's handler is called (`assist`).
+    Assist,
+    /// The same where the next instruction may be another than the following one.
+    AssistFlow,
     /// Leave the block, interpret, come back.
     Interpret,
 }
@@ -55,7 +60,15 @@ impl Rule {
         use Rule::*;
         matches!(
             self,
-            Call | CallIndirect | Ret | Jmp | JmpIndirect | Jcc | Loop | Jcxz | Interpret
+            Call | CallIndirect
+                | Ret
+                | Jmp
+                | JmpIndirect
+                | Jcc
+                | Loop
+                | Jcxz
+                | AssistFlow
+                | Interpret
         )
     }
 }
@@ -77,7 +90,7 @@ pub fn rule(mode: &Mode, ins: &Instruction) -> Rule {
             return indirect(mode, ins, Rule::CallIndirect);
         }
         FlowControl::Return if ins.mnemonic() == Ret => return indirect(mode, ins, Rule::Ret),
-        _ => return Rule::Interpret,
+        _ => return assisted(ins),
     }
     match ins.mnemonic() {
         Lea => Rule::Lea,
@@ -92,14 +105,24 @@ pub fn rule(mode: &Mode, ins: &Instruction) -> Rule {
         Popf | Popfd | Popfq if mode.has(bit::IO_PRIVILEGE) => Rule::Popf,
         Cli if mode.has(bit::IO_PRIVILEGE) => Rule::Cli,
         Sti if mode.has(bit::IO_PRIVILEGE) => Rule::Sti,
-        Rdtsc if can_read_tsc(mode) => Rule::Rdtsc,
+        Rdtsc | Rdtscp if can_read_tsc(mode) => Rule::Rdtsc,
         Swapgs if mode.code64() && at_level_0(mode) => Rule::Swapgs,
         Rdfsbase | Rdgsbase | Wrfsbase | Wrgsbase if fs_gs_base(mode, ins) => Rule::FsGsBase,
         Vzeroupper | Vzeroall if !mode.code64() && copyable(mode, ins) => Rule::ZeroVectors,
         _ if super::string::has_rule(mode, ins) => Rule::String,
         _ if copyable(mode, ins) => Rule::Copy,
         _ if reencode::classify(ins) == Class::BitString => Rule::BitString,
-        _ => Rule::Interpret,
+        _ => assisted(ins),
+    }
+}
+
+fn assisted(ins: &Instruction) -> Rule {
+    if !assist::assisted(ins) {
+        Rule::Interpret
+    } else if assist::continues(ins) {
+        Rule::Assist
+    } else {
+        Rule::AssistFlow
     }
 }
 
@@ -174,8 +197,7 @@ fn branch_width(mode: &Mode, ins: &Instruction) -> Width {
 
 fn pushable(ins: &Instruction) -> bool {
     match ins.op0_kind() {
-        OpKind::Register => ins.op0_register().is_gpr(),
-        OpKind::Memory => true,
+        OpKind::Register => ins.op0_register().is_gpr() || ins.op0_register().is_segment_register(),
         _ => true,
     }
 }
@@ -227,6 +249,14 @@ pub fn emit(b: &mut Builder) -> Flow {
         Rule::Popf => popf(b),
         Rule::Cli => change_flag(b, flags::IF, false),
         Rule::Sti => sti(b),
+        Rule::Assist => {
+            b.assist();
+            Flow::Next
+        }
+        Rule::AssistFlow => {
+            b.assist();
+            Flow::End
+        }
         Rule::Interpret => b.exit_interpret(),
     }
 }
@@ -280,7 +310,8 @@ fn bit_string(b: &mut Builder) -> Flow {
     let offset = ins.op1_register();
     let operand = reencode::memory_operand(&ins);
     let (Some(operand), true) = (operand, insn.flags_dead() && offset.is_gpr()) else {
-        return b.exit_interpret();
+        b.assist();
+        return Flow::Next;
     };
     let (width, shift) = match operand.size {
         4 => (W32, 5),
@@ -408,6 +439,12 @@ fn push(b: &mut Builder) -> Flow {
         return b.exit_interpret();
     };
     match ins.op0_kind() {
+        OpKind::Register if ins.op0_register().is_segment_register() => {
+            let place = stack_place(b, -size, size as usize, true);
+            let segment = crate::interp::operand::segment_number(ins.op0_register());
+            b.asm.movzx(W32, R10, W16, selector(segment));
+            b.asm.mov(width, place, R10);
+        }
         OpKind::Register => {
             let place = stack_place(b, -size, size as usize, true);
             let number = number(ins.op0_register());
@@ -620,8 +657,16 @@ fn jcxz(b: &mut Builder) -> Flow {
 
 // --- system state ---
 
+/// RDTSC and RDTSCP, which waits until earlier instructions have executed and tells TSC_AUX.
 fn rdtsc(b: &mut Builder) -> Flow {
     use super::emit::{RAX, RDX};
+    let processor = b.insn().ins.mnemonic() == Mnemonic::Rdtscp;
+    if processor && !b.source.has_rdtscp {
+        return b.exit_interpret();
+    }
+    if processor {
+        b.asm.lfence();
+    }
     b.asm.rdtsc();
     b.asm.rorx(W64, RDX, RDX, 32);
     b.asm.mov(W64, R9, area!(cpu.tsc_offset));
@@ -630,12 +675,21 @@ fn rdtsc(b: &mut Builder) -> Flow {
     b.asm.rorx(W64, RDX, RAX, 32);
     b.asm.mov(W32, RDX, RDX);
     b.asm.mov(W32, RAX, RAX);
+    if processor {
+        b.asm.mov(W32, RCX, area!(cpu.msr.tsc_aux));
+    }
     Flow::Next
 }
 
 fn segment_base(segment: usize) -> Mem {
     let offset =
         offset_of!(CpuState, seg) + segment * size_of::<Segment>() + offset_of!(Segment, base);
+    field(offset_of!(Area, cpu) + offset)
+}
+
+fn selector(segment: usize) -> Mem {
+    let offset =
+        offset_of!(CpuState, seg) + segment * size_of::<Segment>() + offset_of!(Segment, selector);
     field(offset_of!(Area, cpu) + offset)
 }
 

@@ -108,6 +108,8 @@ pub struct Thunks {
     pub miss: u64,
     /// As `miss`, flags saved in AX and RAX in R11.
     pub miss_saved: u64,
+    /// Called with the number of an assist in R10, `cpu.rip` at its instruction.
+    pub assist: u64,
     /// Loads the guest's FPU and SIMD state; keeps all registers and flags.
     pub load_fpu: u64,
 }
@@ -179,6 +181,7 @@ pub fn emit_thunks(cache: &mut CodeCache, asm: &mut Asm) -> Result<Thunks, &'sta
     thunks.miss = add(&mut |a: &mut Asm| emit_miss(a, interpret_at, false))?;
     thunks.miss_saved = add(&mut |a: &mut Asm| emit_miss(a, interpret_at, true))?;
     thunks.load_fpu = add(&mut emit_load_fpu)?;
+    thunks.assist = add(&mut emit_assist)?;
     cache.keep();
     Ok(thunks)
 }
@@ -193,12 +196,49 @@ fn emit_enter(a: &mut Asm) {
         RSP,
     );
     a.mov(W64, RSP, RDI);
+    emit_resume(a);
+}
+
+/// Loads the guest's registers and flags and goes to `enter_target`, with RIP in R9.
+fn emit_resume(a: &mut Asm) {
     a.push_mem(area!(host_flags));
     a.popfq();
     for (guest, host) in RESIDENT {
         a.mov(W64, host, gpr_home(guest));
     }
+    a.mov(W64, R9, area!(cpu.rip));
     a.jmp_indirect(area!(enter_target));
+}
+
+/// In: R10 = number of the assist.
+fn emit_assist(a: &mut Asm) {
+    a.pop_mem(area!(enter_target));
+    a.pushfq();
+    a.pop_mem(area!(host_flags));
+    for (guest, host) in RESIDENT {
+        a.mov(W64, gpr_home(guest), host);
+    }
+    let call = |a: &mut Asm| {
+        a.mov(W64, RDI, RSP);
+        a.mov(W32, RSI, R10);
+        a.mov_imm64(RAX, super::assist::assist as *const () as u64);
+        a.call_indirect(RAX);
+    };
+    let xmm = |i: usize| field(offset_of!(Area, saved_xmm) + 16 * i);
+    let live = a.label();
+    a.alu(Alu::Cmp, W32, area!(fpu_live), 0);
+    a.jcc(Cond::Ne, live);
+    call(a);
+    emit_resume(a);
+    a.bind(live);
+    for i in 0..16 {
+        a.movups_store(xmm(i), Xmm(i as u8));
+    }
+    call(a);
+    for i in 0..16 {
+        a.movups_load(Xmm(i as u8), xmm(i));
+    }
+    emit_resume(a);
 }
 
 fn emit_exit(a: &mut Asm) {

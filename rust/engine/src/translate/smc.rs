@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 const STORES_UNTIL_PLAIN: u32 = 64;
 
 impl Vcpu {
-    pub(super) fn page_has_code(&self, physical: u64) -> bool {
+    pub(crate) fn page_has_code(&self, physical: u64) -> bool {
         self.vm.memory.ram_offset(physical).is_some_and(|offset| {
             self.vm.memory.flags_at(offset).load(Ordering::Relaxed) & page_flag::HAS_CODE != 0
         })

@@ -6,7 +6,7 @@ use crate::state::flags;
 use crate::vcpu::Backend;
 use iced_x86::code_asm::*;
 
-type Program = fn(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>;
+pub(super) type Program = fn(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>;
 
 /// Runs a program that ends in HLT; (registers, flags, RIP, a page of data).
 fn run(make: fn(&[u8]) -> Machine, bits: u32, program: Program, backend: Backend) -> Outcome {
@@ -28,14 +28,15 @@ fn run(make: fn(&[u8]) -> Machine, bits: u32, program: Program, backend: Backend
     )
 }
 
-type Outcome = ([u64; 16], u64, u64, [u8; 4096]);
+pub(super) type Outcome = ([u64; 16], u64, u64, [u8; 4096]);
 
-fn agree(make: fn(&[u8]) -> Machine, bits: u32, program: Program) {
+pub(super) fn agree(make: fn(&[u8]) -> Machine, bits: u32, program: Program) -> Outcome {
     let expected = run(make, bits, program, Backend::Interp);
     let got = run(make, bits, program, Backend::Translate);
     assert_eq!(expected.0, got.0, "registers");
     assert_eq!((expected.1, expected.2), (got.1, got.2), "flags and RIP");
     assert_eq!(expected.3[..], got.3[..], "memory");
+    got
 }
 
 #[test]

@@ -20,6 +20,20 @@ pub fn clear(array: &mut [TlbEntry; TLB_ENTRIES]) {
     }
 }
 
+/// `fill(0)` without libc's memset: vector registers may be the guest's.
+fn zero(identities: &mut [u32; CODE_TLB_ENTRIES]) {
+    // SAFETY: STOSD writes exactly the array; DF is clear as the ABI has it.
+    unsafe {
+        core::arch::asm!(
+            "rep stosd",
+            inout("rcx") CODE_TLB_ENTRIES => _,
+            inout("rdi") identities.as_mut_ptr() => _,
+            in("eax") 0,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
 /// Slots filled since the last flush, per class: a flush touches only them.
 ///
 /// `note` runs while vector registers are the guest's, where libc's memcpy must not: the lists never
@@ -75,7 +89,9 @@ impl Vcpu {
     pub fn jit_flush_all(&mut self) {
         flush_class(self, KERNEL);
         flush_class(self, USER);
-        area(self).code_tlb = [[0; CODE_TLB_ENTRIES]; 2];
+        for class in &mut area(self).code_tlb {
+            zero(class);
+        }
         self.jit.fills.kernel_code_not_global = false;
     }
 
@@ -84,9 +100,9 @@ impl Vcpu {
         flush_class(self, USER);
         flush_class(self, KERNEL);
         let code = &mut area(self).code_tlb;
-        code[USER] = [0; CODE_TLB_ENTRIES];
+        zero(&mut code[USER]);
         if std::mem::take(&mut self.jit.fills.kernel_code_not_global) {
-            code[KERNEL] = [0; CODE_TLB_ENTRIES];
+            zero(&mut code[KERNEL]);
         }
     }
 
