@@ -193,6 +193,8 @@ pub struct Builder<'a> {
     pub assists: Vec<usize>,
     /// (host offset, guest offset from the block's RIP), ascending.
     pub map: Vec<(u32, u16)>,
+    /// As in `Built`.
+    pub immediates: Vec<(u16, u32)>,
     /// Index of the instruction being emitted.
     pub at: usize,
     fpu_checked: bool,
@@ -208,6 +210,8 @@ pub struct Built {
     pub exits: Vec<Exit>,
     pub assists: Vec<usize>,
     pub map: Vec<(u32, u16)>,
+    /// Where 32-bit immediates of instructions stand: in the source, in the host code (offsets).
+    pub immediates: Vec<(u16, u32)>,
     cold: Vec<Cold>,
 }
 
@@ -216,6 +220,7 @@ pub fn build(asm: &mut Asm, thunks: &Thunks, source: &Source, mut last: Built) -
     last.exits.clear();
     last.assists.clear();
     last.map.clear();
+    last.immediates.clear();
     let mut b = Builder {
         asm,
         thunks,
@@ -224,6 +229,7 @@ pub fn build(asm: &mut Asm, thunks: &Thunks, source: &Source, mut last: Built) -
         exits: last.exits,
         assists: last.assists,
         map: last.map,
+        immediates: last.immediates,
         at: 0,
         fpu_checked: false,
         group: None,
@@ -236,6 +242,7 @@ pub fn build(asm: &mut Asm, thunks: &Thunks, source: &Source, mut last: Built) -
         exits: b.exits,
         assists: b.assists,
         map: b.map,
+        immediates: b.immediates,
         cold: b.cold,
     }
 }
@@ -405,6 +412,28 @@ impl Builder<'_> {
             32 => ip & 0xFFFF_FFFF,
             _ => ip & 0xFFFF_FFFF,
         }
+    }
+
+    /// Remembers where the current instruction's immediate stands, which the host code so far ends
+    /// with: only instructions that nothing was decided by the value of.
+    pub fn note_immediate(&mut self) {
+        let ins = &self.insn().ins;
+        let register = ins.op0_kind() == OpKind::Register && ins.op0_register().is_gpr32();
+        // Those in memory have stores behind them; the stack pointer's changes are reckoned with.
+        if ins.op_count() != 2
+            || ins.op1_kind() != OpKind::Immediate32
+            || !register
+            || register_number(ins.op0_register()) == 4
+            || host_register(register_number(ins.op0_register())).is_none()
+        {
+            return;
+        }
+        let end = ins.next_ip().wrapping_sub(self.source.rip) as u16;
+        let here = self.asm.position() as u32;
+        if !self.asm.bytes().ends_with(&ins.immediate32().to_le_bytes()) {
+            return;
+        }
+        self.immediates.push((end - 4, here - 4));
     }
 
     // --- exits ---

@@ -129,6 +129,17 @@ impl CodeCache {
         }
     }
 
+    /// Changes bytes of code that isn't running, at the address it executes at.
+    pub fn patch_bytes(&mut self, at: u64, bytes: &[u8]) {
+        let offset = (at - self.executable.as_ptr() as u64) as usize;
+        assert!(offset + bytes.len() <= self.used, "patch outside the cache");
+        // SAFETY: inside the mapping, as was just checked.
+        unsafe {
+            let to = self.writable.as_ptr().add(offset);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+        }
+    }
+
     /// The executable range (host addresses).
     pub fn range(&self) -> std::ops::Range<u64> {
         let start = self.executable.as_ptr() as u64;

@@ -8,6 +8,7 @@ use super::block::{Built, Entry, PageCheck};
 use super::cache::CodeCache;
 use super::env::{Area, JUMP_ENTRIES};
 use super::mode::Mode;
+use super::template::Template;
 use crate::memory::PAGE;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -121,7 +122,17 @@ pub struct Place {
     pub first_link: u32,
 }
 
+impl Place {
+    pub fn is_reused(&self) -> bool {
+        self.reused.is_some()
+    }
+}
+
 impl Block {
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
     pub fn bytes(&self) -> u32 {
         self.bytes
     }
@@ -210,6 +221,8 @@ pub struct BlockTable {
     /// Counts flushes: numbers of blocks and links are void after one.
     pub epoch: u64,
     by_key: Map<Key, u32>,
+    /// Of blocks that died before.
+    pub templates: Map<u32, Template>,
     /// Keys of blocks whose stack groups straddled pages.
     ungrouped: Map<Key, ()>,
     pub code_pages: Map<u64, CodePage>,
@@ -257,10 +270,28 @@ impl BlockTable {
         self.blocks[index as usize].alive.then_some(index)
     }
 
+    /// The dead block with this key.
+    pub fn dead(&self, key: &Key) -> Option<u32> {
+        let index = *self.by_key.get(key)?;
+        (!self.blocks[index as usize].alive).then_some(index)
+    }
+
+    /// Brings a dead block to the state that it was built in, but for its source.
+    pub fn reset(&mut self, index: u32, cache: &mut CodeCache) {
+        for link in self.blocks[index as usize].links.range() {
+            self.disconnect(link as u32);
+            let l = &self.links[link];
+            cache.patch_rel32(l.field, l.stub);
+        }
+        let block = &mut self.blocks[index as usize];
+        block.sources = [(0, 0); 3];
+        block.alive = true;
+    }
+
     /// Where to build a new block: where one with the same key died, or at the cache's end.
     pub fn place(&self, key: &Key, cache: &CodeCache) -> Place {
-        match self.by_key.get(key) {
-            Some(&index) if !self.blocks[index as usize].alive => {
+        match self.dead(key) {
+            Some(index) => {
                 let dead = &self.blocks[index as usize];
                 Place {
                     reused: Some(index),
@@ -336,6 +367,7 @@ impl BlockTable {
             self.blocks.push(block);
             return index;
         };
+        self.templates.remove(&index);
         let dead = &self.blocks[index as usize];
         block.capacity = dead.capacity;
         block.links = Slots {
@@ -446,6 +478,7 @@ impl BlockTable {
     }
 
     pub fn set_ungrouped(&mut self, index: u32) {
+        self.templates.remove(&index);
         self.ungrouped.insert(self.blocks[index as usize].key, ());
     }
 

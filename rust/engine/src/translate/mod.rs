@@ -3,8 +3,9 @@
 //! Theory.  Guest code is translated block by block (`block`, `rules`) into a code cache (`cache`)
 //! and runs with the guest's registers and flags in the host's (`runtime`).  Memory goes through an
 //! inline TLB (`tlb`).  Blocks are found by physical address, RIP and mode, and linked to each other
-//! (`link`).  A store to a page that blocks were made from goes to the interpreter, which drops the
-//! blocks it overlaps (`smc`).  What has no rule is interpreted, one instruction at a time.
+//! (`link`).  A store to a page that blocks were made from drops those it overlaps (`smc`); where
+//! only constants changed, the dead block is patched and lives again (`template`).  What has no rule
+//! is interpreted, one instruction at a time.
 //!
 //! Invariants.
 //! 1. All that may fault in an instruction comes before its first change of guest state, and
@@ -30,6 +31,7 @@ mod rules;
 mod runtime;
 mod smc;
 mod string;
+mod template;
 mod tlb;
 
 #[cfg(test)]
@@ -53,6 +55,7 @@ use link::{BlockTable, Key, NONE, Place};
 use mode::{Mode, bit};
 use runtime::{Thunks, exit};
 use std::sync::atomic::Ordering;
+use template::Template;
 
 /// Translated code and what finds it.
 pub struct Jit {
@@ -114,7 +117,8 @@ impl Jit {
     }
 
     /// Builds a block, where one with its key died if it fits there; None if it can't be encoded.
-    fn build(&mut self, key: Key, mut source: Source) -> Option<u32> {
+    /// `alone`: it relies on no code but its own.
+    fn build(&mut self, key: Key, mut source: Source, alone: bool) -> Option<u32> {
         let mut place = self.table.place(&key, &self.cache);
         self.emit(&mut source, &place);
         let bytes = self.asm.finish().ok()?.len();
@@ -125,7 +129,14 @@ impl Jit {
         let code = self.asm.finish().ok()?;
         self.cache.put(place.base, code);
         let (bytes, second) = (code.len(), source.second);
-        Some(self.table.add(key, &place, bytes, &self.built, second))
+        let index = self.table.add(key, &place, bytes, &self.built, second);
+        if alone
+            && place.is_reused()
+            && let Some(template) = Template::new(source.insns, &self.built)
+        {
+            self.table.templates.insert(index, template);
+        }
+        Some(index)
     }
 
     fn emit(&mut self, source: &mut Source, place: &Place) {
@@ -437,6 +448,12 @@ impl Vcpu {
         self.mark_code_page(page.page, page.host as u64);
         // SAFETY: the page at `host` is readable, and stays so until the memory map changes.
         unsafe { self.jit.page.start(page.host) };
+        let now = self.jit.page.from(offset, 16);
+        if let Some((index, length)) = self.jit.table.revive(&key, now, &mut self.jit.cache) {
+            let jit = &mut self.jit;
+            jit.table.note_source(index, key.physical, length as u64);
+            return Some(index);
+        }
         let peeked = block::decode(mode, key.rip, &mut self.jit.page, offset, insns);
         let mut next_page = None;
         if insns.is_empty() && in_page < 15 {
@@ -461,7 +478,9 @@ impl Vcpu {
             first_assist: self.jit.assists.len() as u32,
             has_rdtscp: self.model.has(Feature::RDTSCP),
         };
-        let index = self.jit.build(key, source)?;
+        let index = self
+            .jit
+            .build(key, source, peeked.is_none() && next_page.is_none())?;
         for &at in &self.jit.built.assists {
             let ins = insns[at].ins;
             self.jit.assists.push(assist::Assist { ins, mode: *mode });

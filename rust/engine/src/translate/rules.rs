@@ -298,7 +298,10 @@ fn zero_vectors(b: &mut Builder) -> Flow {
 fn finish_copy(b: &mut Builder, plan: &Plan) -> Flow {
     let insn = &b.source.insns[b.at];
     match reencode::copy(&insn.ins, insn.raw(), plan, b.asm) {
-        Ok(()) => Flow::Next,
+        Ok(()) => {
+            b.note_immediate();
+            Flow::Next
+        }
         Err(_) => b.exit_interpret(),
     }
 }

@@ -563,3 +563,23 @@ fn misaligned_reads_across_pages_fault_where_alignment_is_demanded() {
     assert_eq!(run(Backend::Translate), (7, true));
     assert_eq!(run(Backend::Translate), run(Backend::Interp));
 }
+
+#[test]
+fn changed_immediates_alone_are_patched() {
+    let mut a = CodeAssembler::new(32).unwrap();
+    let mut top = a.create_label();
+    a.mov(ecx, 1000).unwrap();
+    a.set_label(&mut top).unwrap();
+    a.mov(dword_ptr(ROUTINES as i32 + 1), ecx).unwrap();
+    a.mov(dword_ptr(ROUTINES as i32 + 7), ecx).unwrap();
+    a.call(ROUTINES).unwrap();
+    a.dec(ecx).unwrap();
+    a.jne(top).unwrap();
+    a.hlt().unwrap();
+    let mut m = with_routines(&a.assemble(CODE).unwrap());
+    m.v.backend = Backend::Translate;
+    let _ = m.v.run();
+    assert_eq!(m.v.cpu.gpr[0], 1000 * 1001 / 2);
+    assert!(m.v.stats.invalidated_blocks >= 999);
+    assert!(m.v.stats.blocks < 20, "{} blocks", m.v.stats.blocks);
+}
