@@ -111,9 +111,15 @@ impl Vcpu {
         true
     }
 
+    /// Whether attention is asked for only to make polls leave.
+    fn only_polls(&self) -> bool {
+        let cpu = &self.cpu;
+        self.jit.brief && !cpu.halted && !cpu.shutdown && cpu.pending_db == 0
+    }
+
     /// The host address to go on at for the state after an assist.
     fn after_assist(&mut self, a: &Assist, behind: u64) -> u64 {
-        if self.must_attend() || self.must_interpret() {
+        if self.must_attend() && !self.only_polls() || self.must_interpret() {
             return self.jit.thunks.lookup;
         }
         let mode = self.mode();

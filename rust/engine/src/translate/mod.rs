@@ -72,6 +72,8 @@ pub struct Jit {
     built: Built,
     /// `Mode` bits that aren't the CPU's.
     extra_mode: u32,
+    /// Attention is asked for only so that polls leave (`run_translated_briefly`).
+    brief: bool,
     /// The `Area::bounce` used last.
     bounce: usize,
     /// What assists of the blocks execute, by number.
@@ -102,6 +104,7 @@ impl Jit {
             page: PageCopy::default(),
             built: Built::default(),
             extra_mode: 0,
+            brief: false,
             bounce: 0,
             assists: Vec::new(),
         })
@@ -207,7 +210,9 @@ impl Vcpu {
         };
         // Every poll leaves, and what follows an exit isn't kept from being linked.
         self.ask_attention();
+        self.jit.brief = true;
         let kind = self.run_from(self.jit.table.blocks[block as usize].entries.main);
+        self.jit.brief = false;
         self.shared.attention().store(0, Ordering::SeqCst);
         self.after_exit(kind);
     }
