@@ -583,3 +583,90 @@ fn changed_immediates_alone_are_patched() {
     assert!(m.v.stats.invalidated_blocks >= 999);
     assert!(m.v.stats.blocks < 20, "{} blocks", m.v.stats.blocks);
 }
+
+/// 32-bit code at a base, data segments with limits: DS up to 0FFFh, ES expand-down above 7FFFh, FS up
+/// to the end of 4 GiB from a base, SS of 16 bits.
+fn segmented(code: &[u8]) -> Machine {
+    use crate::state::{attr, seg};
+    let m = Machine::protected(code);
+    let segments = &mut m.v.cpu.seg;
+    segments[seg::CS].base = 0x800;
+    (segments[seg::DS].base, segments[seg::DS].limit) = (DATA, 0xFFF);
+    segments[seg::ES].attributes |= attr::EXPAND_DOWN;
+    segments[seg::ES].limit = 0x7FFF;
+    segments[seg::FS].base = 0xFFFF_F000;
+    segments[seg::SS].attributes &= !attr::DB;
+    (segments[seg::SS].base, segments[seg::SS].limit) = (0x3000, 0xFFFF);
+    m.v.cpu.rip = CODE - 0x800;
+    m
+}
+
+/// Every program ends in a fault, and without handlers that is a shutdown.
+#[test]
+fn segment_limits_end_loops_where_they_should() {
+    let programs: [Program; 5] = [
+        // Up to the limit, by words that don't divide it.
+        |a| {
+            let mut top = a.create_label();
+            a.mov(ebx, 0xF80)?;
+            a.set_label(&mut top)?;
+            a.add(dword_ptr(ebx), ecx)?;
+            a.lea(ecx, dword_ptr(ecx + ebx))?;
+            a.add(ebx, 3)?;
+            a.jmp(top)
+        },
+        // Down to an expand-down limit.
+        |a| {
+            let mut top = a.create_label();
+            a.mov(ebx, 0x8020)?;
+            a.set_label(&mut top)?;
+            a.mov(al, byte_ptr(ebx).es())?;
+            a.mov(byte_ptr(ebx).es(), cl)?;
+            a.inc(ecx)?;
+            a.dec(ebx)?;
+            a.jmp(top)
+        },
+        // Around the end of 4 GiB by a base, then into CS.
+        |a| {
+            let mut top = a.create_label();
+            a.mov(ebx, DATA as u32 + 0x1000 - 20)?;
+            a.set_label(&mut top)?;
+            a.xor(word_ptr(ebx).fs(), cx)?;
+            a.add(ebx, 7)?;
+            a.inc(ecx)?;
+            a.cmp(ecx, 100)?;
+            a.jb(top)?;
+            a.mov(eax, dword_ptr(ebx).cs())?;
+            a.mov(dword_ptr(ebx).cs(), eax)
+        },
+        // A stack pointer of 16 bits wraps, but not within a push.
+        |a| {
+            let mut top = a.create_label();
+            a.mov(esp, 0x7777_0009)?;
+            a.set_label(&mut top)?;
+            a.push(ecx)?;
+            a.inc(ecx)?;
+            a.jmp(top)
+        },
+        |a| {
+            let mut top = a.create_label();
+            a.mov(esp, 0x1111_0004)?;
+            a.set_label(&mut top)?;
+            a.db(&[0x66, 0x68, 0x34, 0x12])?;
+            a.pop(cx)?;
+            a.push(cx)?;
+            a.inc(eax)?;
+            a.cmp(eax, 6)?;
+            a.jne(top)?;
+            a.mov(ebx, esp)?;
+            a.ret()
+        },
+    ];
+    for (i, program) in programs.into_iter().enumerate() {
+        let expected = run(segmented, 32, program, Backend::Interp);
+        let got = run(segmented, 32, program, Backend::Translate);
+        // Flags that the faulting instruction would have overwritten may be anything.
+        assert_eq!((expected.0, expected.2), (got.0, got.2), "program {i}");
+        assert_eq!(expected.3[..], got.3[..], "memory of program {i}");
+    }
+}
