@@ -46,7 +46,6 @@ fn thunks() -> (Thunks, Vec<(u64, &'static str)>) {
         miss_saved: add("miss_saved"),
         assist: add("assist"),
         load_fpu: add("load_fpu"),
-        ..Thunks::default()
     };
     (thunks, names)
 }
@@ -123,11 +122,11 @@ fn mode(bits: u32) -> Mode {
 const UNITS: u32 = bit::X87 | bit::SSE | bit::AVX;
 
 fn kernel32() -> Mode {
-    mode(bit::CODE32 | bit::STACK32 | 0xF * bit::FLAT | bit::IO_PRIVILEGE | UNITS)
+    mode(bit::CODE32 | bit::STACK32 | (0xF * bit::FLAT) | bit::IO_PRIVILEGE | UNITS)
 }
 
 fn user64() -> Mode {
-    mode(bit::CODE64 | bit::LONG | bit::STACK32 | 0x3F * bit::FLAT | bit::USER | UNITS)
+    mode(bit::CODE64 | bit::LONG | bit::STACK32 | (0x3F * bit::FLAT) | bit::USER | UNITS)
 }
 
 fn real() -> Mode {
