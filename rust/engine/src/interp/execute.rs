@@ -51,6 +51,11 @@ impl Vcpu {
             },
         }
     }
+
+    /// The same for a MOV or POP of a segment, control or debug register.
+    pub(crate) fn execute_system(&mut self, insn: &Instruction) -> Result<(), Fault> {
+        system::execute(self, insn).unwrap_or(Err(Fault::UD))
+    }
 }
 
 /// Whether the first operand is a segment register.

@@ -141,6 +141,9 @@ impl Vcpu {
         return_rip: u64,
         flags: u64,
     ) -> Result<(), Fault> {
+        if self.in_assist {
+            return Err(Fault::NO_ASSIST);
+        }
         if !tss.present() {
             return Err(selector_fault(vector::NP, selector));
         }

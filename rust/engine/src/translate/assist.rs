@@ -42,7 +42,7 @@ pub fn assisted(ins: &Instruction) -> bool {
         Pop => first.is_segment_register(),
         Clts | Invlpg | Lldt | Verr | Verw | Lar | Lsl | Str | Sldt => true,
         Rdmsr | Wrmsr | Rdpid | Wrfsbase | Wrgsbase => true,
-        Pusha | Pushad | Popa | Popad | Xlatb | Enter | Cmpxchg8b | Cmpxchg16b => true,
+        Pusha | Pushad | Popa | Popad | Xlatb | Cmpxchg8b => true,
         Bt | Bts | Btr | Btc | Loope | Loopne => true,
         Insb | Insw | Insd | Outsb | Outsw | Outsd => false,
         _ => ins.is_string_instruction(),
@@ -98,7 +98,10 @@ impl Vcpu {
         self.single_step = false;
         self.next_rip = self.wrap_ip(ins.next_ip());
         self.in_assist = true;
-        let done: Result<(), Fault> = self.execute(ins);
+        let done: Result<(), Fault> = match ins.mnemonic() {
+            Mnemonic::Mov | Mnemonic::Pop => self.execute_system(ins),
+            _ => self.execute(ins),
+        };
         self.in_assist = false;
         if done.is_err() {
             return false;
