@@ -13,7 +13,7 @@
 //!
 //! So every cycle of blocks passes a poll, and no link survives a change of mappings unseen.
 
-use super::emit::{Alu, Asm, Cond, Label, Mem, R8, R9, R10, W32, W64};
+use super::emit::{Alu, Asm, Cond, Label, Mem, R9, R10, W32, W64};
 use super::env::{Area, CODE_TLB_ENTRIES};
 use super::group::{self, Group};
 use super::mode::{Mode, bit};
@@ -387,14 +387,14 @@ impl Builder<'_> {
             return;
         };
         let live = !self.insn().flags_dead();
-        let low = Mem::base(R8).disp(group.low);
+        let low = Mem::base(group.base).disp(group.low);
         self.asm
             .lea(if self.mode().code64() { W64 } else { W32 }, R9, low);
         self.probe_linear(group.bytes as usize, group.write, live, MISS_GROUP);
         self.group = Some(group);
     }
 
-    /// The host place of RSP + `offset`, if the stack is probed for.
+    /// The host place of the group's base + `offset`, if one is probed for.
     pub fn grouped(&self, offset: i32) -> Option<Mem> {
         self.group.map(|g| g.place(offset))
     }

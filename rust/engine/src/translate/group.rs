@@ -1,22 +1,27 @@
-//! Stack groups: one probe for a run of stack accesses.
+//! Groups: one probe for a run of accesses near each other.
 //!
-//! Prologues, epilogues and calls touch the stack at known distances from one RSP.  A group is a run
-//! of instructions that access memory by RSP + constant only (PUSH, POP, CALL, RET, `[rsp+disp]`)
-//! or not at all, and change RSP by constants only.  Its probe checks the whole span once and leaves
-//! the host address of its lowest byte in R9, which the run keeps.  It may stand some harmless
-//! instructions before the first access, where the flags are dead.
+//! Prologues, epilogues and calls touch the stack at known distances from one RSP.  A stack group is
+//! a run of instructions that access memory by RSP + constant only (PUSH, POP, CALL, RET,
+//! `[rsp+disp]`) or not at all, and change RSP by constants only.  A structure group is a run that
+//! accesses memory by another register + constant only, and doesn't change that register.  The probe
+//! checks the whole span once and leaves the host address of its lowest byte in R9, which the run
+//! keeps.  A stack group's may stand some harmless instructions before the first access, where the
+//! flags are dead.
 //!
 //! A probe that fails has changed nothing: the instruction it stands at is interpreted, and the rest
 //! is another block.  A span that straddles two pages would fail every time, so such a block is made
 //! anew without groups (`Jit::ungrouped`).
 
-use super::block::{Insn, resident_lea};
-use super::emit::{Mem, R9};
+use super::block::{Insn, host_register, register_number, resident_lea};
+use super::emit::{Gpr, Mem, R8, R9};
 use super::mode::{Mode, bit};
 use super::reencode;
 use super::rules::Rule;
+use crate::interp::operand::segment_number;
 use crate::state::seg;
-use iced_x86::{Mnemonic, OpKind, Register};
+use iced_x86::{
+    InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind, Register,
+};
 
 /// Bytes that a group may span.
 const MAX_SPAN: i32 = 1024;
@@ -35,9 +40,11 @@ struct Effect {
 /// A group to be emitted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Group {
+    /// The host register that the offsets count from.
+    pub base: Gpr,
     /// Index after its last instruction.
     pub end: usize,
-    /// Lowest byte, from RSP at the group's start.
+    /// Lowest byte, from the base register at the group's start.
     pub low: i32,
     pub bytes: i32,
     pub write: bool,
@@ -46,7 +53,7 @@ pub struct Group {
 }
 
 impl Group {
-    /// The host place of RSP + `offset` now.
+    /// The host place of the base register + `offset` now.
     pub fn place(&self, offset: i32) -> Mem {
         Mem::base(R9).disp(self.moved + offset - self.low)
     }
@@ -59,6 +66,101 @@ impl Group {
 
 /// The group that should be probed for before instruction `start`, if one should.
 pub fn find(mode: &Mode, insns: &[Insn], start: usize) -> Option<Group> {
+    find_stack(mode, insns, start).or_else(|| find_structure(mode, insns, start))
+}
+
+/// Instructions that a structure group may span.
+const MAX_STRUCTURE: usize = 16;
+
+fn find_structure(mode: &Mode, insns: &[Insn], start: usize) -> Option<Group> {
+    let (register, _) = structure_access(mode, &insns[start])?;
+    let base = host_register(register_number(register))?;
+    let (mut low, mut high) = (i32::MAX, i32::MIN);
+    let (mut write, mut accesses, mut end) = (false, 0, start);
+    let run = &insns[start..insns.len().min(start + MAX_STRUCTURE)];
+    for (i, insn) in run.iter().enumerate() {
+        match structure_access(mode, insn) {
+            Some((r, (offset, bytes, written))) if r == register => {
+                let (l, h) = (low.min(offset), high.max(offset + bytes));
+                if h - l > MAX_SPAN {
+                    break;
+                }
+                (low, high) = (l, h);
+                write |= written;
+                accesses += 1;
+                end = start + i + 1;
+            }
+            Some(_) => break,
+            None if !transparent(mode, insn) => break,
+            None => {}
+        }
+        if writes(insn, register) {
+            break;
+        }
+    }
+    let bytes = high - low;
+    (accesses > 1).then_some(Group {
+        base,
+        end,
+        low,
+        bytes,
+        write,
+        moved: 0,
+    })
+}
+
+/// The base register and the access (offset, bytes, written) of `[register+disp]`, RSP excepted.
+fn structure_access(mode: &Mode, insn: &Insn) -> Option<(Register, (i32, i32, bool))> {
+    let ins = &insn.ins;
+    if insn.rule != Rule::Copy {
+        return None;
+    }
+    let operand = reencode::memory_operand(ins)?;
+    let base = ins.memory_base();
+    let natural = base.size() == if mode.code64() { 8 } else { 4 };
+    let segment = segment_number(ins.memory_segment());
+    let flat = if mode.code64() {
+        segment < seg::FS
+    } else {
+        mode.is_flat(segment)
+    };
+    let plain = base.is_gpr()
+        && natural
+        && flat
+        && mode.code_bits() != 16
+        && base.full_register() != Register::RSP
+        && ins.memory_index() == Register::None
+        && !operand.masked
+        && operand.size > 0;
+    let disp = ins.memory_displacement64() as i32;
+    let access = (disp, operand.size as i32, operand.access.writes());
+    (plain && disp.abs() <= i32::MAX / 2).then_some((base, access))
+}
+
+/// Whether an instruction accesses no memory and needs no R9.
+fn transparent(mode: &Mode, insn: &Insn) -> bool {
+    match insn.rule {
+        Rule::Copy => reencode::memory_operand(&insn.ins).is_none(),
+        Rule::Lea => resident_lea(&insn.ins, mode),
+        Rule::Nothing => true,
+        _ => false,
+    }
+}
+
+/// Whether an instruction may change a general register.
+fn writes(insn: &Insn, register: Register) -> bool {
+    let mut factory = InstructionInfoFactory::new();
+    let info = factory.info_options(&insn.ins, InstructionInfoOptions::NO_MEMORY_USAGE);
+    info.used_registers().iter().any(|used| {
+        let changes = !matches!(
+            used.access(),
+            OpAccess::None | OpAccess::Read | OpAccess::CondRead
+        );
+        changes && used.register().full_register() == register.full_register()
+    })
+}
+
+fn find_stack(mode: &Mode, insns: &[Insn], start: usize) -> Option<Group> {
     if !mode.has(bit::STACK32) || !mode.is_flat(seg::SS) {
         return None;
     }
@@ -94,6 +196,7 @@ pub fn find(mode: &Mode, insns: &[Insn], start: usize) -> Option<Group> {
     }
     let worth = accesses > 1 || accesses == 1 && first.access.is_none();
     worth.then_some(Group {
+        base: R8,
         end,
         low,
         bytes: high - low,
