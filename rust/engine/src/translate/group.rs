@@ -60,7 +60,9 @@ impl Group {
 
     /// RSP was changed by `delta`.
     pub fn moved(&mut self, delta: i32) {
-        self.moved += delta;
+        if self.base == R8 {
+            self.moved += delta;
+        }
     }
 }
 

@@ -669,4 +669,31 @@ fn segment_limits_end_loops_where_they_should() {
         assert_eq!((expected.0, expected.2), (got.0, got.2), "program {i}");
         assert_eq!(expected.3[..], got.3[..], "memory of program {i}");
     }
+fn structures_at_all_distances_from_page_borders() {
+    agree(Machine::long, 64, |a| {
+        let mut top = a.create_label();
+        a.mov(rbx, DATA + 0xF80)?;
+        a.mov(r9, DATA + 0xF00)?;
+        a.mov(ecx, 200)?;
+        a.set_label(&mut top)?;
+        a.mov(rax, qword_ptr(rbx + 8))?;
+        a.add(rax, rcx)?;
+        a.mov(qword_ptr(rbx), rax)?;
+        a.lea(rdx, qword_ptr(rax + rcx * 2))?;
+        a.xor(qword_ptr(rbx + 16), rdx)?;
+        a.adc(dword_ptr(rbx - 4), esi)?;
+        a.mov(rdi, rbx)?;
+        a.mov(rdi, qword_ptr(rdi))?;
+        a.add(rdi, qword_ptr(rbx + 24))?;
+        a.mov(byte_ptr(r9 + 3), dl)?;
+        a.sub(rsp, 16)?;
+        a.add(al, byte_ptr(r9 + 4))?;
+        a.mov(r13, qword_ptr(rbx + 9))?;
+        a.add(rsp, 16)?;
+        a.mov(qword_ptr(rbx + 40), r13)?;
+        a.inc(rbx)?;
+        a.inc(r9)?;
+        a.dec(ecx)?;
+        a.jne(top)
+    });
 }
