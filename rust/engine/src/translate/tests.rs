@@ -669,7 +669,10 @@ fn segment_limits_end_loops_where_they_should() {
         assert_eq!((expected.0, expected.2), (got.0, got.2), "program {i}");
         assert_eq!(expected.3[..], got.3[..], "memory of program {i}");
     }
-fn structures_at_all_distances_from_page_borders() {
+}
+
+#[test]
+fn structure_groups_at_all_distances_from_page_borders() {
     agree(Machine::long, 64, |a| {
         let mut top = a.create_label();
         a.mov(rbx, DATA + 0xF80)?;
