@@ -210,6 +210,32 @@ fn emit_resume(a: &mut Asm) {
     a.jmp_indirect(area!(enter_target));
 }
 
+/// A call of Rust code, then `finish`.  While vector registers are the guest's the XMM ones are kept
+/// around the call: Rust's baseline code touches no wider ones.  The Area is `distance` bytes above RSP.
+fn emit_keeping_vectors(
+    a: &mut Asm,
+    distance: i32,
+    call: impl Fn(&mut Asm),
+    finish: impl Fn(&mut Asm),
+) {
+    let up = |m: Mem| m.disp(m.disp + distance);
+    let xmm = |i: usize| up(field(offset_of!(Area, saved_xmm) + 16 * i));
+    let live = a.label();
+    a.alu(Alu::Cmp, W32, up(area!(fpu_live)), 0);
+    a.jcc(Cond::Ne, live);
+    call(a);
+    finish(a);
+    a.bind(live);
+    for i in 0..16 {
+        a.movups_store(xmm(i), Xmm(i as u8));
+    }
+    call(a);
+    for i in 0..16 {
+        a.movups_load(Xmm(i as u8), xmm(i));
+    }
+    finish(a);
+}
+
 /// In: R10 = number of the assist.
 fn emit_assist(a: &mut Asm) {
     a.pop_mem(area!(enter_target));
@@ -224,21 +250,7 @@ fn emit_assist(a: &mut Asm) {
         a.mov_imm64(RAX, super::assist::assist as *const () as u64);
         a.call_indirect(RAX);
     };
-    let xmm = |i: usize| field(offset_of!(Area, saved_xmm) + 16 * i);
-    let live = a.label();
-    a.alu(Alu::Cmp, W32, area!(fpu_live), 0);
-    a.jcc(Cond::Ne, live);
-    call(a);
-    emit_resume(a);
-    a.bind(live);
-    for i in 0..16 {
-        a.movups_store(xmm(i), Xmm(i as u8));
-    }
-    call(a);
-    for i in 0..16 {
-        a.movups_load(Xmm(i as u8), xmm(i));
-    }
-    emit_resume(a);
+    emit_keeping_vectors(a, 0, call, emit_resume);
 }
 
 fn emit_exit(a: &mut Asm) {
@@ -304,14 +316,9 @@ fn emit_miss(a: &mut Asm, interpret_at: u64, flags_saved: bool) {
     // The return address is on the stack: the Area is 8 bytes further up.
     let up = |m: Mem| m.disp(m.disp + 8);
     let slot = |i: usize| up(saved(i));
-    let xmm = |i: usize| field(offset_of!(Area, saved_xmm) + 16 * i + 8);
     for (i, r) in CALLER_SAVED.into_iter().enumerate() {
         a.mov(W64, slot(i), r);
     }
-    // Rust's baseline code touches XMM registers and nothing wider.
-    let live = a.label();
-    a.alu(Alu::Cmp, W32, up(area!(fpu_live)), 0);
-    a.jcc(Cond::Ne, live);
     let call = |a: &mut Asm| {
         a.lea(W64, RDI, Mem::base(RSP).disp(8));
         a.mov(W64, RSI, R9);
@@ -341,17 +348,7 @@ fn emit_miss(a: &mut Asm, interpret_at: u64, flags_saved: bool) {
         }
         a.jmp_to(interpret_at);
     };
-    call(a);
-    restore(a);
-    a.bind(live);
-    for i in 0..16 {
-        a.movups_store(xmm(i), Xmm(i as u8));
-    }
-    call(a);
-    for i in 0..16 {
-        a.movups_load(Xmm(i as u8), xmm(i));
-    }
-    restore(a);
+    emit_keeping_vectors(a, 8, call, restore);
 }
 
 /// The host address of a guest access that missed the inline TLB; 0 where the interpreter must do
