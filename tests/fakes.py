@@ -175,3 +175,66 @@ Vm, Vcpu = FakeVm, FakeVcpu
 
 def cpu_models():
     return {"max": "everything"}
+
+
+class FakeDrive:
+    """A Drive in memory.  `deferred`: answers wait until `run`, as those of a worker's thread do.
+
+    `errors` holds OSErrors that the next requests fail with; `log` what was asked for.
+    """
+
+    def __init__(self, content=b"", *, size_bytes=None, read_only=False, deferred=False):
+        self.content = bytearray(content)
+        if size_bytes is not None:
+            self.content += bytes(size_bytes - len(self.content))
+        self.size_bytes = len(self.content)
+        self.read_only = read_only
+        self.deferred = deferred
+        self.waiting = []
+        self.errors = []
+        self.log = []
+
+    def read(self, offset, length, done):
+        self._check(offset, length)
+        self._ask(("read", offset, length), done, lambda: bytes(self.content[offset : offset + length]))
+
+    def write(self, offset, data, done):
+        self._check(offset, len(data))
+        assert not self.read_only
+        data = bytes(data)
+
+        def work():
+            self.content[offset : offset + len(data)] = data
+
+        self._ask(("write", offset, len(data)), done, work)
+
+    def flush(self, done):
+        self._ask(("flush",), done, lambda: None)
+
+    def discard(self, offset, length, done):
+        self._check(offset, length)
+
+        def work():
+            self.content[offset : offset + length] = bytes(length)
+
+        self._ask(("discard", offset, length), done, work)
+
+    def run(self, count=None):
+        """Answers what waits (the first `count` of it), and what is asked for meanwhile."""
+        while self.waiting and count != 0:
+            self.waiting.pop(0)()
+            count = None if count is None else count - 1
+
+    def _check(self, offset, length):
+        assert 0 <= offset <= offset + length <= self.size_bytes
+
+    def _ask(self, what, done, work):
+        self.log.append(what)
+
+        def answer():
+            done(self.errors.pop(0) if self.errors else work())
+
+        if self.deferred:
+            self.waiting.append(answer)
+        else:
+            answer()

@@ -28,3 +28,29 @@ class Registers:
     def __init__(self, read: Callable[[int], int], write: Callable[[int, int], None]) -> None:
         self.read = read
         self.write = write
+
+
+class Drive(Protocol):
+    """What a storage chip has behind it: bytes at offsets, asynchronous, so that no host I/O holds a vCPU.
+
+    Offsets and lengths stay within `size_bytes`, and nothing is written to a `read_only` one: the chip's
+    duty.  Requests are made under the machine lock.  Each `done` is called once, under it too, in the order
+    of the requests: perhaps before the call returns, else from another thread.  A chip that was reset
+    meanwhile drops what comes late by a generation number; one that asks again from `done` minds its stack.
+    """
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    @property
+    def read_only(self) -> bool: ...
+
+    def read(self, offset: int, length: int, done: Callable[[bytes | OSError], None]) -> None: ...
+
+    def write(
+        self, offset: int, data: bytes | memoryview, done: Callable[[OSError | None], None]
+    ) -> None: ...
+
+    def flush(self, done: Callable[[OSError | None], None]) -> None: ...
+
+    def discard(self, offset: int, length: int, done: Callable[[OSError | None], None]) -> None: ...

@@ -1,0 +1,33 @@
+"""What a disk image is to those who use it."""
+
+from typing import Protocol
+
+SECTOR = 512                            # bytes: sizes of images are whole numbers of it
+
+
+class Image(Protocol):
+    """Bytes at offsets; those and lengths stay within `size_bytes`, the caller's duty.  One thread at a time.
+
+    What goes wrong on the way is an OSError: no space, a host's disk that fails, damaged metadata (EIO).
+    """
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    @property
+    def read_only(self) -> bool: ...
+
+    def read(self, offset: int, length: int) -> bytes: ...
+
+    def read_now(self, offset: int, length: int) -> bytes | None:
+        """As `read` if that needs no waiting for the host's disk; None where it might."""
+
+    def write(self, offset: int, data: bytes | memoryview) -> None: ...
+
+    def flush(self) -> None:
+        """What was written before is on stable storage when this returns."""
+
+    def discard(self, offset: int, length: int) -> None:
+        """The bytes are needed no more: they read as zeros from now on, and the host gets the space back."""
+
+    def close(self) -> None: ...
