@@ -11,6 +11,22 @@ class Exit:
     HALT, KICKED, SHUTDOWN, ERROR = range(4)
 
 
+class Ram:
+    """A `Memory` of so many bytes for bus masters."""
+
+    def __init__(self, size=1 << 20):
+        self.data = bytearray(size)
+
+    def read(self, address, length):
+        found = bytes(self.data[address : address + length])
+        return found + b"\xff" * (length - len(found))
+
+    def write(self, address, data):
+        end = min(address + len(data), len(self.data))
+        if address < end:
+            self.data[address:end] = data[: end - address]
+
+
 class FakeVm:
     def __init__(self, ram_bytes, low_ram_bytes):
         self.ram_bytes = ram_bytes

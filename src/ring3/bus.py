@@ -5,7 +5,7 @@ thread and the event loop's thread, so every way into a chip takes the *machine 
 here, timers, input from the host.  Device code is therefore never concurrent.
 
 1. Windows never overlap: two chips at one port are the board's mistake, a ValueError naming both.  A window
-   that a guest moves (`move_ports`) onto another is left undecoded instead: a guest cannot raise.
+   that a guest moves (`move_ports`, `move_mmio`) onto another is left undecoded: a guest cannot raise.
 2. Lock order: machine lock, then anything else (a backend's, the machine's own condition).
 """
 
@@ -20,6 +20,9 @@ from ring3.devices.face import ByteFace, WideFace
 
 Chip = TypeVar("Chip")
 
+ONE_MIB, FOUR_GIB = 1 << 20, 1 << 32
+ADDRESS_BITS = (1 << 52) - 1            # what a bus master can form
+
 
 class IoMap(Protocol):
     """The part of _native.Vm that a bus uses."""
@@ -29,6 +32,8 @@ class IoMap(Protocol):
     def map_mmio(self, base: int, size: int, read: Any, write: Any, *, width: int = 4) -> None: ...
     def unmap_mmio(self, base: int, size: int) -> None: ...
     def map_rom(self, base: int, data: bytes) -> None: ...
+    def read_physical(self, address: int, length: int) -> bytes: ...
+    def write_physical(self, address: int, data: bytes) -> None: ...
     def set_a20(self, enabled: bool) -> None: ...
 
 
@@ -62,6 +67,19 @@ class Window:
         return f"{self.name} at {self.first:X}h–{self.last:X}h"
 
 
+class PhysicalMemory:
+    """`bus.memory`: guest-physical memory, as DMA sees it."""
+
+    def __init__(self, io: IoMap) -> None:
+        self._io = io
+
+    def read(self, address: int, length: int) -> bytes:
+        return self._io.read_physical(address & ADDRESS_BITS, length)
+
+    def write(self, address: int, data: bytes) -> None:
+        self._io.write_physical(address & ADDRESS_BITS, data)
+
+
 class OpenBus:
     """Nobody answers: reads float high."""
 
@@ -77,6 +95,7 @@ class Bus:
         self.io = io
         self.clock = clock
         self.pins = pins
+        self.memory = PhysicalMemory(io)
         self.lock = lock if lock is not None else threading.RLock()
         self.devices: dict[str, Any] = {}
         self.port_windows: list[Window] = []
@@ -122,6 +141,19 @@ class Bus:
             trace.odd(name, "moved to %Xh, where it cannot be decoded: %s", first, taken or "beyond FFFFh")
             return
         self.ports(first, count, name, face, width)
+
+    def move_mmio(self, name: str, base: int | None, size: int, face: WideFace, width: int = 4) -> None:
+        """As `move_ports`, for a window of whole pages.  RAM and what lies below 1 MiB hide it."""
+        for window in [w for w in self.mmio_windows if w.name == name]:
+            self.mmio_windows.remove(window)
+            self.io.unmap_mmio(window.first, window.count)
+        if base is None:
+            return
+        taken = next((w for w in self.mmio_windows if w.overlaps(base, size)), None)
+        if taken is not None or base < ONE_MIB or base + size > FOUR_GIB:
+            trace.odd(name, "moved to %Xh, where it cannot be decoded: %s", base, taken or "no PCI memory")
+            return
+        self.mmio(base, size, name, face, width)
 
     def _refuse_overlap(self, what: str, windows: list[Window], new: Window) -> None:
         for window in windows:

@@ -70,19 +70,6 @@ class Result:
     error: VmError | None = None        # ERROR
 
 
-class GuestMemory:
-    """`vm.memory`: guest-physical memory, as DMA sees it."""
-
-    def __init__(self, vm: "_native.Vm") -> None:
-        self._vm = vm
-
-    def read(self, address: int, length: int) -> bytes:
-        return self._vm.read_physical(address, length)
-
-    def write(self, address: int, data: bytes) -> None:
-        self._vm.write_physical(address, data)
-
-
 class Machine:
     def __init__(
         self,
@@ -109,7 +96,6 @@ class Machine:
         self._finished = False
         self._closed = False
         self._vm, self.vcpu = create_vcpu(native, self.config)
-        self.memory = GuestMemory(self._vm)
         self.clock = HostClock()
         self.clock.pause()
         self.serial: list[Any] = open_serial(self.config, menu)
@@ -138,6 +124,7 @@ class Machine:
             debug_exit_port=config.debug_exit_port,
         )
         self.bus = Bus(self._vm, self.clock, pins)
+        self.memory = self.bus.memory
         pc.build(self.bus, self._pc)
         self.devices: Mapping[str, Any] = self.bus.devices
         self.vcpu.set_intr_acknowledge(self.bus.locked(self.devices["pic"].acknowledge))

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from fakes import Ram
 from ring3.char import NoBackend
 from ring3.clock import ManualClock
 from ring3.devices.acpi_pm import AcpiPm, PmFunction
 from ring3.devices.debug_exit import DebugExit
 from ring3.devices.debugcon import DebugCon, PostCodes
+from ring3.devices.dma import I8237Pair
 from ring3.devices.i8042 import I8042
 from ring3.devices.ioapic import IoApic
 from ring3.devices.pci.config import PciBus
@@ -63,6 +65,12 @@ def any_movement(chip, rng):
     chip.move(rng.randint(-999, 999), rng.randint(-9, 9), rng.randint(-9, 9), rng.getrandbits(5))
 
 
+def any_transfer(dma, rng):
+    channel = dma.channel(rng.randrange(8))
+    channel.to_memory(rng.randbytes(rng.randrange(600)))
+    channel.from_memory(rng.randrange(600))
+
+
 def itself(ports):
     return lambda chip: [(chip, ports)]
 
@@ -102,6 +110,11 @@ DEVICES = {
         lambda clock: IoApic(ignore),
         wide_faces=itself(32),
         events=(any_line, lambda ioapic, rng: ioapic.eoi(rng.getrandbits(8))),
+    ),
+    "dma": Device(
+        lambda clock: I8237Pair(Ram()),
+        lambda c: [(c.primary, 16), (c.secondary, 32), (c.pages, 15)],
+        events=(any_transfer,),
     ),
     "acpi_pm": Device(
         lambda clock: AcpiPm(clock, IrqLine(), ignore),

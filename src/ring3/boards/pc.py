@@ -3,11 +3,11 @@
 Intel 290549 (440FX), 290550 (PIIX3), 290562 (PIIX4), 290566 (82093AA).  `build` is the schematic, `post` what
 the BIOS would have set up; `acpi_platform` tells the same numbers to the ACPI tables.
 
-Not there yet: DMA, diskette, IDE, video.
+Not there yet: diskette, IDE, video.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ring3.bus import Bus, OpenBus
 from ring3.char import CharBackend, NoBackend
@@ -15,6 +15,7 @@ from ring3.devices import acpi_pm
 from ring3.devices.acpi_pm import AcpiPm, PmFunction
 from ring3.devices.debug_exit import DebugExit
 from ring3.devices.debugcon import DebugCon, PostCodes
+from ring3.devices.dma import I8237Pair
 from ring3.devices.i8042 import I8042
 from ring3.devices.ioapic import IoApic
 from ring3.devices.pci.config import PciBus
@@ -32,8 +33,9 @@ from ring3.irq import IrqLine, SharedLine, fan_out
 
 COM = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))     # (port, IRQ)
 
-HOST_BRIDGE, ISA_BRIDGE = 0, 1                      # PCI device numbers
-PM_FUNCTION = 3                                     # of the ISA bridge's device
+# PCI device numbers (slots); the ISA bridge's device has functions for IDE, USB and power management.
+HOST_BRIDGE, ISA_BRIDGE, VIDEO, SCSI, AHCI, SOUND, VIRTIO = 0, 1, 2, 3, 4, 5, 8
+IDE_FUNCTION, USB_FUNCTION, PM_FUNCTION = 1, 2, 3
 PM_BASE, PM_PORTS = 0x600, acpi_pm.PORTS
 SMI_COMMAND = 0xB2
 SCI_IRQ = 9
@@ -43,14 +45,36 @@ PIRQ_ROUTE = (10, 10, 11, 11)                       # … and where the BIOS put
 
 @dataclass(frozen=True)
 class PcConfig:
+    """What is on the board; every optional part has a field that says with what it is fitted."""
+
     memory: int                                     # bytes
     serial: Sequence[CharBackend]                   # COM1 …
     rtc_start_unix_s: int
     debug_exit_port: int | None = None
+    firmware_console: CharBackend = field(default_factory=NoBackend)    # ports E9h and 402h
 
 
-def build(bus: Bus, cfg: PcConfig) -> None:
+@dataclass(frozen=True)
+class Board:
+    """What optional parts are wired to: each has a function of its own below that takes this."""
+
+    bus: Bus
+    cfg: PcConfig
+    isa: Sequence[SharedLine]                       # ISA interrupts: `isa[irq].input()` is a driver's end
+    pci: PciBus                                     # `pci.add(slot, function, chip)`, `pci.intx(slot, pin)`
+    dma: I8237Pair                                  # `dma.channel(n)`
+
+
+def build(bus: Bus, cfg: PcConfig) -> Board:
     """What is wired to what.  Interrupt controllers come first: `reset` goes the other way round."""
+    board = chipset(bus, cfg)
+    serial_ports(board)
+    debug_exit(board)
+    return board
+
+
+def chipset(bus: Bus, cfg: PcConfig) -> Board:
+    """What every PC of this kind has."""
     pic = bus.add("pic", I8259Pair(bus.pins.intr))
     ioapic = bus.add("ioapic", IoApic(bus.pins.interrupt_message))
     isa = isa_lines(pic, ioapic)
@@ -65,6 +89,7 @@ def build(bus: Bus, cfg: PcConfig) -> None:
     reset = bus.add("reset", ResetControl(bus.pins.reset, bus.pins.reset))
     piix3 = bus.add("isa_bridge", Piix3([line.input() for line in isa]))
     pci = bus.add("pci", PciBus(piix3.pirq, reset))
+    dma = bus.add("dma", I8237Pair(bus.memory))
     pm = bus.add("pm", AcpiPm(bus.clock, isa[SCI_IRQ].input(), bus.pins.power_off))
     pci.add(HOST_BRIDGE, 0, bus.add("host_bridge", I440Fx()))
     pci.add(ISA_BRIDGE, 0, piix3)
@@ -74,6 +99,9 @@ def build(bus: Bus, cfg: PcConfig) -> None:
         bus.add("pm_function", PmFunction(lambda _, base: bus.move_ports("pm", base, PM_PORTS, pm))),
     )
 
+    bus.ports(0x000, 16, "dma", dma.primary)
+    bus.ports(0x0C0, 32, "dma", dma.secondary)
+    bus.ports(0x081, 15, "dma", dma.pages)
     bus.ports(0x020, 2, "pic", pic.primary)
     bus.ports(0x0A0, 2, "pic", pic.secondary)
     bus.ports(0x4D0, 2, "pic", pic.elcr)
@@ -85,18 +113,28 @@ def build(bus: Bus, cfg: PcConfig) -> None:
     bus.ports(0x080, 1, "post_codes", bus.add("post_codes", PostCodes()))
     bus.ports(0x092, 1, "port_a", port_a)
     bus.ports(SMI_COMMAND, 2, "smi", pm.smi)
-    bus.ports(0x0E9, 1, "debugcon", bus.add("debugcon", DebugCon(NoBackend())))
+    bus.ports(0x0E9, 1, "debugcon", bus.add("debugcon", DebugCon(cfg.firmware_console)))
+    bus.ports(0x402, 1, "firmware_console", bus.add("firmware_console", DebugCon(cfg.firmware_console)))
     bus.ports(0xCF8, 8, "pci", pci, width=4)
     bus.mmio(e820.IO_APIC, 0x1000, "ioapic", ioapic)
     bus.mmio(e820.VIDEO, 0x20000, "video", OpenBus())
     bus.empty_rom(e820.OPTION_ROMS, e820.SYSTEM_ROM - e820.OPTION_ROMS)
 
-    for number, (backend, (port, irq)) in enumerate(zip(cfg.serial, COM, strict=False), start=1):
-        com = bus.add(f"com{number}", Ns16550(isa[irq].input(), backend))
+    return Board(bus, cfg, isa, pci, dma)
+
+
+def serial_ports(board: Board) -> None:
+    bus = board.bus
+    for number, (backend, (port, irq)) in enumerate(zip(board.cfg.serial, COM, strict=False), start=1):
+        com = bus.add(f"com{number}", Ns16550(board.isa[irq].input(), backend))
         bus.ports(port, 8, f"com{number}", com)
-    if cfg.debug_exit_port is not None:
-        debug_exit = bus.add("debug_exit", DebugExit(bus.pins.debug_exit))
-        bus.ports(cfg.debug_exit_port, 4, "debug_exit", debug_exit)
+
+
+def debug_exit(board: Board) -> None:
+    port = board.cfg.debug_exit_port
+    if port is not None:
+        chip = board.bus.add("debug_exit", DebugExit(board.bus.pins.debug_exit))
+        board.bus.ports(port, 4, "debug_exit", chip)
 
 
 def isa_lines(pic: I8259Pair, ioapic: IoApic) -> list[SharedLine]:

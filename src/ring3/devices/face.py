@@ -1,4 +1,4 @@
-"""Register faces: what a board plugs into the port and MMIO maps."""
+"""What chips and boards see of each other: register faces in the port and MMIO maps, and memory for DMA."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -18,6 +18,14 @@ class WideFace(Protocol):
     def read(self, offset: int, size: int) -> int: ...
 
     def write(self, offset: int, value: int, size: int) -> None: ...
+
+
+class Memory(Protocol):
+    """Guest-physical memory as a bus master sees it: FFh and no effect where there is none."""
+
+    def read(self, address: int, length: int) -> bytes: ...
+
+    def write(self, address: int, data: bytes) -> None: ...
 
 
 class Registers:
