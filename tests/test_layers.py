@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src/ring3"
 
 LAYERS = (                              # lowest first; members of one line don't import each other
     {"errors", "trace"},
-    {"irq", "clock", "state", "config", "char", "disk"},
+    {"irq", "clock", "state", "config", "char", "disk", "display"},
     {"devices"},
     {"bus"},
     {"firmware", "vcpu", "report"},

@@ -1,0 +1,1 @@
+"""Screens, and what shows them: text, damage, consoles."""
