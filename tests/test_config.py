@@ -2,8 +2,8 @@
 
 import pytest
 
-from ring3 import config
 from ring3.config import GIB, MIB, MachineConfig, configure
+from ring3.config import machine as config
 from ring3.errors import ConfigError
 
 
@@ -59,7 +59,8 @@ def test_an_unknown_setting_names_the_nearest():
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("engine", "kvm"), ("display", "vga"), ("on_triple_fault", "explode")]
+    ("setting", "value"),
+    [("engine", "kvm"), ("firmware", "efi"), ("keyboard", "xx"), ("on_triple_fault", "explode")],
 )
 def test_a_choice_that_is_none_lists_those_there_are(setting, value):
     with pytest.raises(ConfigError, match=rf"^{setting}: '{value}' is none of "):

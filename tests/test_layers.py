@@ -10,12 +10,14 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src/ring3"
 
 LAYERS = (                              # lowest first; members of one line don't import each other
     {"errors", "trace"},
-    {"irq", "clock", "state", "config", "char", "disk", "display"},
+    {"config"},
+    {"irq", "clock", "state", "char", "disk", "display", "audio"},
     {"devices"},
     {"bus"},
     {"firmware", "vcpu", "report"},
     {"boards"},
     {"machine"},
+    {"control"},
     {"testing"},
     {"cli"},
     {"__main__"},

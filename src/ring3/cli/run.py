@@ -1,7 +1,8 @@
 """`ring3 run`: one machine in this terminal, from its switch to its end.
 
-COM1 is standard input and output unless --serial says otherwise.  SIGTERM, SIGINT and SIGHUP switch the
-machine off, whatever the guest does; on a terminal Ctrl-C is the guest's key, and Ctrl-] q is ours.
+Of a kernel or the embedded guest, COM1 is standard input and output unless --serial says otherwise.
+SIGTERM, SIGINT and SIGHUP switch the machine off, whatever the guest does; on a terminal Ctrl-C is the
+guest's key, and Ctrl-] q is ours.
 """
 
 import contextlib
@@ -10,15 +11,16 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any, get_args
+from typing import Any
 
 import click
 
 from ring3 import trace
 from ring3.char.stdio import Stdio
+from ring3.cli.options import machine_options, said
 from ring3.cli.stats import report
-from ring3.config import Display, Engine, MachineConfig, OnTripleFault, configure
-from ring3.machine import ExitReason, Machine, import_native
+from ring3.config import MachineConfig, configure, replace
+from ring3.machine import ExitReason, Machine
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 BY_SIGNAL = 128                         # exit status of a process that a signal ended, as a shell reports it
@@ -32,40 +34,18 @@ STATUS = {                              # exit status by how the machine ended; 
 }
 
 
-def print_cpus(context: click.Context, _: click.Parameter, value: str) -> str:
-    """`--cpu help` lists the models and ends."""
-    if value == "help" and not context.resilient_parsing:
-        for name, description in import_native().cpu_models().items():
-            click.echo(f"{name:12}{description}")
-        context.exit()
-    return value
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--kernel", metavar="FILE", help="Linux bzImage or Multiboot 1 image.")
-@click.option("--initrd", metavar="FILE", help="Initial RAM disk.")
-@click.option("--append", metavar="TEXT", default="", help="The kernel's command line.")
-@click.option("--memory", metavar="SIZE", default="512M", show_default=True, help="1M to 64G.")
-@click.option("--cpu", metavar="MODEL", default="max", show_default=True, callback=print_cpus,
-              help="CPU model; `help` lists them.")
-@click.option("--serial", metavar="WHERE", multiple=True, default=("stdio",), show_default=True,
-              help="COM1: stdio, file:PATH, socket:PATH or none; given again: COM2 …")
-@click.option("--display", type=click.Choice(get_args(Display)), default="none", show_default=True)
-@click.option("--engine", type=click.Choice(get_args(Engine)), default="auto", show_default=True)
-@click.option("--no-reboot", is_flag=True, help="A guest's reset ends the machine.")
-@click.option("--triple-fault", type=click.Choice(get_args(OnTripleFault)), default="reset",
-              show_default=True, help="What a triple fault does to the machine.")
-@click.option("--debug-exit", metavar="PORT", help="Wire an isa-debug-exit chip, e.g. at 0xf4.")
+@machine_options
 @click.option("--stats", is_flag=True, help="At the end, print what the engine counted.")
 @click.option("--trace", "traced", is_flag=True, help="Print guest accesses that are odd.")
-def command(serial: tuple[str, ...], no_reboot: bool, triple_fault: str, stats: bool, traced: bool,
-            **settings: Any) -> int:
-    """Boot a machine in this terminal.
+def command(stats: bool, traced: bool, **flags: Any) -> int:
+    """Boot a machine in this terminal, from IMAGE or what the options name.
 
-    Without --kernel: the embedded guest.  To leave: Ctrl-] then q.
+    With nothing to boot: the embedded guest.  To leave: Ctrl-] then q.
     """
-    config = configure(settings | {
-        "serial": serial, "reboot": not no_reboot, "on_triple_fault": triple_fault})
+    config = configure(said(flags))
+    if "serial" not in said(flags) and config.starts_with == "kernel":
+        config = replace(config, {"serial": "stdio"})       # a kernel without firmware talks there, if at all
     if traced:
         trace.enable(lambda line: click.echo(f"trace: {line}", err=True))
     return Session(config).run(stats)

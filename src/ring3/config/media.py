@@ -1,0 +1,99 @@
+"""Disks, CDs, diskettes and consoles, each as a record with a text form (ring3.config.text).
+
+A drive's `path` is a file's; from Python it may be an object like ring3.disk.Image as well.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from ring3.config import text
+from ring3.errors import ConfigError
+
+Bus = Literal["ide", "scsi", "ahci", "virtio"]
+CdromBus = Literal["ide", "scsi", "ahci"]
+Mode = Literal["persistent"]            # what becomes of what the guest writes
+FloppyType = Literal["auto", "360K", "1.2M", "720K", "1.44M", "2.88M"]
+Console = Literal["auto", "browser", "vnc", "window", "terminal", "none"]
+
+EMPTY = "empty"                         # a drive without a medium
+
+
+class Drive:
+    """What disks, CDs and diskettes have in common."""
+
+    KIND: ClassVar[str]
+    path: Any
+
+    def __post_init__(self) -> None:
+        text.check_types(self.KIND, self)
+        if isinstance(self.path, str | os.PathLike):
+            name = os.fspath(self.path)
+            if not name or "\0" in str(name):
+                raise ConfigError(f"{self.KIND}: {name!r} is no path: give the path of an image")
+
+    @property
+    def empty(self) -> bool:
+        return isinstance(self.path, str) and self.path == EMPTY
+
+    @property
+    def text(self) -> str:
+        return text.write(self)
+
+
+@dataclass(frozen=True)
+class DiskConfig(Drive):
+    """`path[,bus=ide|scsi|ahci|virtio][,readonly][,format=raw|…][,mode=…]`"""
+
+    KIND = "disk"
+    path: Any
+    bus: Bus = "ide"
+    readonly: bool = False
+    format: str = "auto"                # auto: what the file looks like
+    mode: Mode = "persistent"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.empty:
+            raise ConfigError("disk: a disk can't be empty: give the path of an image")
+
+
+@dataclass(frozen=True)
+class CdromConfig(Drive):
+    """`path|empty[,bus=ide|scsi|ahci]`"""
+
+    KIND = "cdrom"
+    path: Any = EMPTY
+    bus: CdromBus = "ide"
+
+
+@dataclass(frozen=True)
+class FloppyConfig(Drive):
+    """`path|empty[,readonly][,type=…]`; `type` is the drive's, auto: 1.44M or what the medium needs."""
+
+    KIND = "floppy"
+    path: Any = EMPTY
+    readonly: bool = False
+    type: FloppyType = "auto"
+
+
+@dataclass(frozen=True)
+class DisplayConfig:
+    """`browser|vnc|window|terminal|none|auto[,address=HOST:PORT|unix:PATH][,password=…][,view_only]`"""
+
+    kind: Console
+    address: str = ""                   # "": loopback, the first free port
+    password: str = ""
+    view_only: bool = False
+
+    def __post_init__(self) -> None:
+        choices = Console.__args__      # type: ignore[attr-defined]
+        if self.kind not in choices:
+            raise ConfigError(f"display: {self.kind!r} is none of {', '.join(choices)}")
+        text.check_types("display", self)
+        if (self.address or self.password or self.view_only) and self.kind not in ("browser", "vnc"):
+            raise ConfigError(f"display: {self.kind} has no options: only browser and vnc have them")
+
+    @property
+    def text(self) -> str:
+        return text.write(self)
