@@ -20,6 +20,7 @@ from ring3.errors import ConfigError
 
 MEMORY_MIN, MEMORY_MAX = 1 * MIB, 64 * GIB
 VIDEO_MEMORY_MIN, VIDEO_MEMORY_MAX = 1 * MIB, 256 * MIB
+YEAR_9999_UNIX_S = 253_402_300_799      # its last second
 PAGE = 4096                             # bytes: RAM is a whole number of pages
 SERIAL_PORTS_MAX = 4
 PARALLEL_PORTS_MAX = 3
@@ -100,13 +101,16 @@ class MachineConfig:
         _all_of("usb", self.usb_devices, USB_DEVICES)
         _all_of("sound", self.sound_cards, SOUND_CARDS)
         check_audio(self.audio)
+        check_lines("serial", self.serial_ports)
+        check_lines("parallel", self.parallel_ports)
+        check_lines("virtio_console", self.virtio_consoles)
         _at_most("serial", self.serial_ports, SERIAL_PORTS_MAX, "ports")
         _at_most("parallel", self.parallel_ports, PARALLEL_PORTS_MAX, "ports")
         check_stdio(self.serial_ports)
         port = self.debug_exit_port
         if port is not None and not 0 <= port <= 0xFFFC:
             raise ConfigError(f"debug_exit: {port:#x} is no I/O port: give one like 0xf4")
-        check_whole("rtc_start_unix_s", self.rtc_start_unix_s)
+        check_time("rtc_start_unix_s", self.rtc_start_unix_s)
 
     # --- what it means ---
 
@@ -177,7 +181,7 @@ class MachineConfig:
             return self.debug_exit
         try:
             return int(self.debug_exit, 0)
-        except ValueError:
+        except (ValueError, TypeError):
             raise ConfigError(f"debug_exit: {self.debug_exit!r} is no I/O port: give one like 0xf4") from None
 
 
@@ -242,9 +246,16 @@ def check_stdio(ports: list[Any]) -> None:
         raise ConfigError("serial: only one port can be on stdio: give the others file:PATH")
 
 
-def check_whole(name: str, value: Any) -> None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-        raise ConfigError(f"{name}: {value!r} is no whole number")
+def check_lines(name: str, lines: list[Any]) -> None:
+    for line in lines:
+        if not isinstance(line, str) and not hasattr(line, "write"):
+            raise ConfigError(f"{name}: {line!r} is neither text nor an object like CharBackend")
+
+
+def check_time(name: str, value: Any) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if value is not None and not (whole and 0 <= value <= YEAR_9999_UNIX_S):
+        raise ConfigError(f"{name}: {value!r} is no time: give seconds since 1970")
 
 
 def check_buses(disks: tuple[DiskConfig, ...], cdroms: tuple[CdromConfig, ...]) -> None:

@@ -27,10 +27,10 @@ class Drive:
 
     def __post_init__(self) -> None:
         text.check_types(self.KIND, self)
-        if isinstance(self.path, str | os.PathLike):
-            name = os.fspath(self.path)
-            if not name or "\0" in str(name):
-                raise ConfigError(f"{self.KIND}: {name!r} is no path: give the path of an image")
+        path = os.fspath(self.path) if isinstance(self.path, os.PathLike) else self.path
+        is_path = isinstance(path, str) and path and "\0" not in path
+        if not is_path and not hasattr(path, "read"):
+            raise ConfigError(f"{self.KIND}: {path!r} is no path: give the path of an image")
 
     @property
     def empty(self) -> bool:

@@ -27,7 +27,7 @@ def parse(setting: str, text: str, record: type[Record]) -> Record:
         name, equals, value = option.partition("=")
         name = name.strip()
         if name not in fields[1:]:
-            raise ConfigError(f"{setting}: no such option: {name or option!r}{nearest(name, fields[1:])}")
+            raise ConfigError(f"{setting}: no such option: {name or '(none)'}{nearest(name, fields[1:])}")
         if hints[name] is bool:
             values[name] = _switch(setting, name, value if equals else "on")
         elif not equals:
