@@ -1,0 +1,1 @@
+"""Disks, CD drives and their controllers."""
