@@ -1,0 +1,1 @@
+"""Virtio devices: split queues, the PCI transport, and the devices on it."""
