@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fakes import Ram
+from fakes import FakeDrive, Ram
 from ring3.char import NoBackend
 from ring3.clock import ManualClock
 from ring3.devices.acpi_pm import AcpiPm, PmFunction
@@ -24,8 +24,12 @@ from ring3.devices.pit import I8254
 from ring3.devices.reset import PortA, ResetControl
 from ring3.devices.rtc import Mc146818
 from ring3.devices.uart import Ns16550
+from ring3.devices.virtio.blk import VirtioBlk
+from ring3.devices.virtio.console import VirtioConsole
+from ring3.devices.virtio.rng import VirtioRng
 from ring3.irq import IrqLine
 from ring3.state import load, record
+from virtio_driver import Wiring, mad
 
 ACCESSES = 4000
 
@@ -73,6 +77,10 @@ def any_transfer(dma, rng):
 
 def itself(ports):
     return lambda chip: [(chip, ports)]
+
+
+def virtio_regions(chip):
+    return [(ConfigFace(chip), 256), *zip(chip.faces, (128, 4096, 0x4000), strict=True)]
 
 
 def config_space(chip):
@@ -128,6 +136,23 @@ DEVICES = {
     "pm_function": Device(lambda clock: PmFunction(ignore), wide_faces=config_space),
     "i440fx": Device(lambda clock: I440Fx(), wide_faces=config_space),
     "piix3": Device(lambda clock: Piix3([IrqLine() for _ in range(16)]), wide_faces=config_space),
+    "virtio_blk": Device(
+        lambda clock: VirtioBlk(Wiring(clock).wires, FakeDrive(bytes(4096))),
+        wide_faces=virtio_regions,
+        events=(mad,),
+    ),
+    "virtio_rng": Device(
+        lambda clock: VirtioRng(Wiring(clock).wires, bytes), wide_faces=virtio_regions, events=(mad,)
+    ),
+    "virtio_console": Device(
+        lambda clock: VirtioConsole(Wiring(clock).wires, NoBackend()),
+        wide_faces=virtio_regions,
+        events=(
+            mad,
+            lambda console, rng: console.receive(rng.randbytes(rng.randrange(20))),
+            lambda console, rng: console.resize(rng.getrandbits(20), rng.getrandbits(20)),
+        ),
+    ),
     # Functions and CF9h have states of their own; a stateless port stands in for the latter.
     "pci_bus": Device(lambda clock: PciBus([IrqLine()] * 4, DebugCon(NoBackend())), wide_faces=itself(8)),
 }

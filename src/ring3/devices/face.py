@@ -38,6 +38,16 @@ class Registers:
         self.write = write
 
 
+class WideRegisters:
+    """The same for registers that tell sizes apart: one of several regions of a PCI function."""
+
+    __slots__ = ("read", "write")
+
+    def __init__(self, read: Callable[[int, int], int], write: Callable[[int, int, int], None]) -> None:
+        self.read = read
+        self.write = write
+
+
 class Drive(Protocol):
     """What a storage chip has behind it: bytes at offsets, asynchronous, so that no host I/O holds a vCPU.
 

@@ -39,21 +39,21 @@ def capability(vectors: int, bar: int, following: int) -> bytes:
 
 
 @dataclass(slots=True)
-class State:
+class MsixState:
     """Table and pending bits; also the checkpoint record.  The capability is in configuration space."""
 
     table: bytearray
     pending: int = 0                    # a bit for each vector
 
 
-def reset_state(vectors: int) -> State:
-    return State(bytearray(b"".join([bytes(Entry.CONTROL) + b"\x01\0\0\0"] * vectors)))
+def reset_state(vectors: int) -> MsixState:
+    return MsixState(bytearray(b"".join([bytes(Entry.CONTROL) + b"\x01\0\0\0"] * vectors)))
 
 
 class Msix:
     """The region's face, and the way out for a chip's interrupts."""
 
-    def __init__(self, state: State, memory: Memory, message: Message) -> None:
+    def __init__(self, state: MsixState, memory: Memory, message: Message) -> None:
         self.state = state
         self.control = 0                # the capability's message control, kept up to date by the chip
         self._memory = memory
@@ -91,8 +91,9 @@ class Msix:
             self._send_pending()
 
     def _masked(self, vector: int) -> bool:
-        control = self.state.table[Entry.BYTES * vector + Entry.CONTROL]
-        return self.control & (Control.ENABLE | Control.MASK_ALL) != Control.ENABLE or bool(control & Entry.MASKED)
+        if self.control & (Control.ENABLE | Control.MASK_ALL) != Control.ENABLE:
+            return True
+        return bool(self.state.table[Entry.BYTES * vector + Entry.CONTROL] & Entry.MASKED)
 
     def _send_pending(self) -> None:
         s = self.state
@@ -111,4 +112,5 @@ class Msix:
         if address & ~0xF_FFFF != LOCAL_APICS:
             self._memory.write(address, value.to_bytes(4, "little"))
             return
-        self._message(value & 0xFF, value >> 8 & 7, address >> 12 & 0xFF, bool(address & 4), bool(value & 0x8000))
+        logical, level = bool(address & 4), bool(value & 0x8000)
+        self._message(value & 0xFF, value >> 8 & 7, address >> 12 & 0xFF, logical, level)

@@ -6,23 +6,27 @@ OASIS "Virtual I/O Device (VIRTIO) Version 1.2", §2.1–2.4 (status, features, 
 BAR 0 is the legacy interface's ports, BAR 1 MSI-X, BAR 2 the modern structures, a page each.  Interrupts go
 by MSI-X where the driver enables it, else by INTx with the ISR.
 
-Not modelled: resetting single queues, shared memory regions, notification data, and big-endian legacy drivers.
+Not modelled: resetting single queues, shared memory regions, notification data, big-endian legacy drivers.
 
 A device derives from `VirtioPci`.  It says what it is (`Identity`), offers features, has its configuration
-structure, and is told by `notified(n)` that queue n may have chains; it takes them, works on them, now or
-later, hands them back with `use`, and calls `interrupt(n)`.  Whatever finishes later compares `generation` to
-when it began: it changes with each reset, and then the rings are no longer ours to write to.
+structure, and is told by `notified(n)` that queue n may have chains.  It takes them, works on them, now or
+later, hands them back with `use`, and calls `interrupt(n)`.
+
+1. In one go it takes no more than it can count, and leaves the rest to `later`: a driver on another CPU could
+   go on for ever.
+2. Work that finishes later compares `generation` to what it was in the beginning.  It changes with each reset
+   and restore, and then the rings are no longer ours to write to.
 """
 
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from ring3 import trace
+from ring3.clock import Clock, Timer
 from ring3.devices.face import Memory, WideFace, WideRegisters
 from ring3.devices.pci import msix
 from ring3.devices.pci.config import Bar, Command, Moved, PciFunction, Reg, image
-from ring3.devices.pci.msix import Message, Msix
+from ring3.devices.pci.msix import Message, Msix, MsixState
 from ring3.devices.virtio.queue import NO_VECTOR, Chain, Queue, QueueState
 from ring3.irq import IrqLine
 
@@ -33,12 +37,15 @@ PAGE = 0x1000
 
 LEGACY_BAR, MSIX_BAR, MODERN_BAR = range(3)
 BARS = (Bar(LEGACY_PORTS, io=True), Bar(msix.REGION), Bar(4 * PAGE))
-COMMON, ISR, DEVICE, NOTIFY = range(4)  # pages of the modern region
 NOTIFY_STRIDE = 4                       # bytes from one queue's doorbell to the next
 
 MSIX_CAPABILITY = 0x40                  # offsets in configuration space
 WINDOW_CAPABILITY = 0x90                # VIRTIO_PCI_CAP_PCI_CFG, the last
 WINDOW_DATA = WINDOW_CAPABILITY + 16
+
+
+class Page:                             # of the modern region
+    COMMON, ISR, DEVICE, NOTIFY = range(4)
 
 
 class Status:                           # §2.1
@@ -103,7 +110,8 @@ class Identity:
         data[at:following] = msix.capability(self.vectors, MSIX_BAR, following)
         at = following
         stride = NOTIFY_STRIDE.to_bytes(4, "little")
-        for kind, page, extra in ((1, COMMON, b""), (3, ISR, b""), (4, DEVICE, b""), (2, NOTIFY, stride)):
+        kinds = ((1, Page.COMMON, b""), (3, Page.ISR, b""), (4, Page.DEVICE, b""), (2, Page.NOTIFY, stride))
+        for kind, page, extra in kinds:
             length = 16 + len(extra)
             where = (page * PAGE).to_bytes(4, "little") + PAGE.to_bytes(4, "little")
             head = bytes((0x09, at + length, length, kind, MODERN_BAR, 0, 0, 0))
@@ -112,7 +120,7 @@ class Identity:
         data[at : at + 20] = bytes((0x09, 0, 20, 5)) + bytes(16)
         return data
 
-    def msix(self) -> msix.State:
+    def msix(self) -> MsixState:
         return msix.reset_state(self.vectors)
 
     def queue_states(self) -> list[QueueState]:
@@ -136,7 +144,7 @@ class State:
     """What every virtio device on PCI has; devices add their own.  Also the checkpoint record."""
 
     config: bytearray
-    msix: msix.State
+    msix: MsixState
     queues: list[QueueState]
     status: int = 0
     isr: int = 0
@@ -148,26 +156,32 @@ class State:
     config_generation: int = 0
 
 
+@dataclass(frozen=True)
+class Wires:
+    """What every virtio device on PCI is connected to."""
+
+    clock: Clock
+    memory: Memory
+    irq: IrqLine                        # INTA#
+    message: Message                    # the CPU's pin for interrupt messages
+    moved: Moved                        # `faces[bar]` is decoded there now
+
+
 class VirtioPci(PciFunction):
     state: State
 
-    def __init__(
-        self,
-        identity: Identity,
-        state: State,
-        memory: Memory,
-        irq: IrqLine,
-        message: Message,
-        moved: Moved,
-    ) -> None:
-        """`message`: the CPU's pin for interrupt messages.  `moved`: `faces[bar]` is decoded at base now."""
-        super().__init__(state, WRITABLE, clearable=image((Reg.STATUS, 2, 0xF900)), bars=BARS, moved=moved)
+    def __init__(self, identity: Identity, state: State, wires: Wires) -> None:
+        clearable = image((Reg.STATUS, 2, 0xF900))
+        super().__init__(state, WRITABLE, clearable=clearable, bars=BARS, moved=wires.moved)
         self.identity = identity
         self.generation = 0
         self.queues: list[Queue] = []
-        self._memory = memory
-        self._irq = irq
-        self._msix = Msix(state.msix, memory, message)
+        self._memory = wires.memory
+        self._irq = wires.irq
+        self._msix = Msix(state.msix, wires.memory, wires.message)
+        self._clock = wires.clock
+        self._unfinished: set[int] = set()              # queues
+        self._turn = Timer(wires.clock, self._go_on)
         self.faces: tuple[WideFace, ...] = (
             WideRegisters(self._read_legacy, self._write_legacy),
             self._msix,
@@ -214,6 +228,16 @@ class VirtioPci(PciFunction):
         if queue.usable and queue.interrupt_wanted():
             self._raise(Isr.QUEUE, queue.state.vector)
 
+    def later(self, number: int) -> None:
+        """Queue `number` has more than one turn's work: `notified` again, after others had theirs."""
+        self._unfinished.add(number)
+        self._turn.arm(self._clock.now())
+
+    def _go_on(self) -> None:
+        unfinished, self._unfinished = self._unfinished, set()
+        for number in sorted(unfinished):
+            self._notify(number)
+
     def config_changed(self) -> None:
         """The configuration structure changed by itself."""
         s = self.state
@@ -259,20 +283,20 @@ class VirtioPci(PciFunction):
 
     def _read_modern(self, offset: int, size: int) -> int:
         page, at = divmod(offset, PAGE)
-        if page == ISR:
+        if page == Page.ISR:
             return self._take_isr() if at == 0 else 0
-        if page == COMMON:
+        if page == Page.COMMON:
             return int.from_bytes(self._common()[at : at + size], "little")
-        return int.from_bytes(self.device_config()[at : at + size], "little") if page == DEVICE else 0
+        return int.from_bytes(self.device_config()[at : at + size], "little") if page == Page.DEVICE else 0
 
     def _write_modern(self, offset: int, value: int, size: int) -> None:
         page, at = divmod(offset, PAGE)
         match page:
-            case 3:     # NOTIFY
+            case Page.NOTIFY:
                 self._notify(at // NOTIFY_STRIDE)
-            case 0:     # COMMON
+            case Page.COMMON:
                 self._write_common(at, value)
-            case 2:     # DEVICE
+            case Page.DEVICE:
                 self.write_device_config(at, value, size)
             case _:
                 trace.odd("virtio", "write of %Xh to the ISR", value)

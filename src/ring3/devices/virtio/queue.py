@@ -1,8 +1,8 @@
 """Split virtqueues: the rings in guest memory through which a virtio driver hands out buffers.
 
 OASIS "Virtual I/O Device (VIRTIO) Version 1.2", §2.6 (virtqueues) and §2.7 (split virtqueues).  Names are the
-specification's, as far as they are words: the descriptor table, the available ring (the driver's) and the used
-ring (the device's).  Indirect descriptors (§2.7.5.3) and the event index (§2.7.7.2) are there.
+specification's: descriptor table, available ring (the driver's), used ring (the device's).  Indirect
+descriptors (§2.7.5.3) and the event index (§2.7.7.2) are there.
 
 Not modelled: packed rings (§2.8) and in-order use (§2.7.9), which are never offered.
 
@@ -106,7 +106,7 @@ class Queue:
     def __init__(
         self, memory: Memory, state: QueueState, broke: Callable[[str], None], event_index: bool
     ) -> None:
-        """`broke` is told once why nothing more is taken.  `event_index`: VIRTIO_F_EVENT_IDX is negotiated."""
+        """`broke` is told why nothing more is taken.  `event_index`: that feature is negotiated."""
         self.state = state
         self._memory = memory
         self._broke = broke
@@ -136,7 +136,7 @@ class Queue:
             return None
         s = self.state
         if len(s.in_flight) >= s.size:
-            return self._break(f"more than {s.size} chains in flight")
+            return self.fail(f"more than {s.size} chains in flight")
         head = self._read16(s.available + RING_HEAD + 2 * (s.next_available % s.size))
         chain = self.chain(head)
         if chain is not None:
@@ -175,7 +175,7 @@ class Queue:
         """The chain of descriptors that starts at `head`; None breaks the queue."""
         s = self.state
         if head >= s.size:
-            return self._break(f"descriptor {head} of {s.size}")
+            return self.fail(f"descriptor {head} of {s.size}")
         entry = self._memory.read(s.descriptors + 16 * head, 16)
         address, length, flags, _ = DESCRIPTOR.unpack(entry)
         if flags & Descriptor.INDIRECT:
@@ -184,7 +184,7 @@ class Queue:
 
     def _indirect(self, head: int, address: int, length: int, flags: int) -> Chain | None:
         if flags & Descriptor.NEXT or not length or length % 16 or length > 16 * SIZE_MAX:
-            return self._break(f"indirect table of {length} bytes")
+            return self.fail(f"indirect table of {length} bytes")
         table = self._memory.read(address, length)
         return self._walk(head, table[:16], address, length // 16, table)
 
@@ -195,20 +195,20 @@ class Queue:
         for _ in range(count):
             address, length, flags, following = DESCRIPTOR.unpack(entry)
             if flags & Descriptor.INDIRECT:
-                return self._break("an indirect table in a chain")
+                return self.fail("an indirect table in a chain")
             if flags & Descriptor.WRITE:
                 writable.append((address, length))
             elif writable:
-                return self._break("a readable descriptor after a writable one")
+                return self.fail("a readable descriptor after a writable one")
             else:
                 readable.append((address, length))
             if not flags & Descriptor.NEXT:
                 return Chain(self._memory, head, readable, writable)
             if following >= count:
-                return self._break(f"descriptor {following} of {count}")
+                return self.fail(f"descriptor {following} of {count}")
             at = 16 * following
             entry = table[at : at + 16] if table else self._memory.read(base + at, 16)
-        return self._break("a loop of descriptors")
+        return self.fail("a loop of descriptors")
 
     def _look(self) -> bool:
         """Reads the driver's index anew; whether it still shows nothing more."""
@@ -216,10 +216,11 @@ class Queue:
         self._seen = self._read16(s.available + 2)
         ahead = self._seen - s.next_available & 0xFFFF
         if ahead > s.size:
-            self._break(f"{ahead} entries available in a queue of {s.size}")
+            self.fail(f"{ahead} entries available in a queue of {s.size}")
         return ahead == 0
 
-    def _break(self, why: str) -> Chain | None:
+    def fail(self, why: str) -> Chain | None:
+        """The driver made no sense: the queue is broken."""
         self.state.broken = True
         self._broke(why)
         return None
