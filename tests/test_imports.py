@@ -16,6 +16,7 @@ LAYERS = (
     ("devices",),
     ("bus",),
     ("firmware", "boards", "vcpu", "report", "checkpoint"),
+    ("media",),
     ("machine",),
     ("control", "images"),
     ("testing",),

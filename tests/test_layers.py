@@ -16,6 +16,7 @@ LAYERS = (                              # lowest first; members of one line don'
     {"bus"},
     {"firmware", "vcpu", "report"},
     {"boards"},
+    {"media"},
     {"machine"},
     {"control"},
     {"testing"},

@@ -20,7 +20,7 @@ import enum
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
@@ -38,6 +38,7 @@ from ring3.config import File, MachineConfig, configure
 from ring3.errors import ConfigError, EngineError, HostError, VmError
 from ring3.firmware import acpi, boot, e820, initrd, post, rom
 from ring3.firmware.handover import Boot, Kernel, Target
+from ring3.media import Media
 from ring3.report import triple_fault_report
 
 if TYPE_CHECKING:
@@ -98,12 +99,15 @@ class Machine:
         self._vm, self.vcpu = create_vcpu(native, self.config)
         self.clock = HostClock()
         self.clock.pause()
-        self.serial: list[Any] = open_serial(self.config, menu)
+        self.media: Media | None = None
+        self.serial: list[Any] = open_lines(self.config.serial_ports, menu)
+        self.virtio_consoles: list[Any] = []
         try:
+            self.virtio_consoles = open_lines(self.config.virtio_consoles, menu)
             self._build()
             self._power_on(kernel)
         except BaseException:
-            self._close_serial()
+            self._close_backends()
             raise
         self._unchecked_initrd = (kernel.initrd, kernel.initrd_name)
 
@@ -117,13 +121,19 @@ class Machine:
             debug_exit=lambda code: self._end(Result(ExitReason.DEBUG_EXIT, code)),
         )
         start_unix_s = config.rtc_start_unix_s
+        self.bus = Bus(self._vm, self.clock, pins)
+        self.media = Media(self.bus.lock, self._device_error)
         self._pc = pc.PcConfig(
             memory=config.memory_bytes,
             serial=self.serial,
             rtc_start_unix_s=int(time.time()) if start_unix_s is None else start_unix_s,
             debug_exit_port=config.debug_exit_port,
+            disks=self.media.disks(config),
+            cdroms=self.media.cdroms(config),
+            floppies=self.media.floppies(config),
+            virtio_consoles=self.virtio_consoles,
+            virtio_rng=config.virtio_rng,
         )
-        self.bus = Bus(self._vm, self.clock, pins)
         self.memory = self.bus.memory
         pc.build(self.bus, self._pc)
         self.devices: Mapping[str, Any] = self.bus.devices
@@ -175,7 +185,7 @@ class Machine:
         self._timers = TimerThread(self.clock, self.bus.lock, self._device_error)
         self._loop = EventLoopThread()
         try:
-            self._attach_serial(self._loop)
+            self._attach_lines(self._loop)
         except BaseException:
             self._close()
             raise
@@ -187,9 +197,11 @@ class Machine:
         self._thread = threading.Thread(target=self._vcpu_thread, name="vcpu-0", daemon=True)
         self._thread.start()
 
-    def _attach_serial(self, loop: "EventLoopThread") -> None:
-        for number, backend in enumerate(self.serial, start=1):
-            receive = self.bus.locked(self.devices[f"com{number}"].receive)
+    def _attach_lines(self, loop: "EventLoopThread") -> None:
+        lines = [(f"com{number}", backend) for number, backend in enumerate(self.serial, start=1)]
+        lines += [(f"virtio_console{number}", each) for number, each in enumerate(self.virtio_consoles)]
+        for name, backend in lines:
+            receive = self.bus.locked(self.devices[name].receive)
             loop.call(backend.attach, loop.loop, receive)
 
     def run(self) -> Result:
@@ -372,11 +384,13 @@ class Machine:
             self._timers.stop()
         if self._loop is not None:
             self._loop.stop()
-        self._close_serial()
+        self._close_backends()
 
-    def _close_serial(self) -> None:
-        for backend in self.serial:
+    def _close_backends(self) -> None:
+        for backend in (*self.serial, *self.virtio_consoles):
             backend.close()
+        if self.media is not None:
+            self.media.close()
 
 
 class TimerThread:
@@ -472,11 +486,11 @@ def create_vcpu(native: Any, config: MachineConfig) -> "tuple[_native.Vm, _nativ
         raise HostError(f"the host cannot give {memory >> 20} MiB to the machine: {error}") from error
 
 
-def open_serial(config: MachineConfig, menu: Mapping[str, Callable[[], None]] | None) -> list[Any]:
-    """A backend for each COM port."""
+def open_lines(specs: Sequence[Any], menu: Mapping[str, Callable[[], None]] | None) -> list[Any]:
+    """A backend for each line: COM ports, virtio consoles."""
     backends: list[CharBackend] = []
     try:
-        for spec in config.serial_ports:
+        for spec in specs:
             if spec == "memory":
                 backends.append(MemoryBackend())
             elif isinstance(spec, str):

@@ -6,8 +6,10 @@ the BIOS would have set up; `acpi_platform` tells the same numbers to the ACPI t
 Not there yet: diskette, IDE, video.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from ring3.bus import Bus, OpenBus
 from ring3.char import CharBackend, NoBackend
@@ -16,6 +18,7 @@ from ring3.devices.acpi_pm import AcpiPm, PmFunction
 from ring3.devices.debug_exit import DebugExit
 from ring3.devices.debugcon import DebugCon, PostCodes
 from ring3.devices.dma import I8237Pair
+from ring3.devices.face import Drive
 from ring3.devices.i8042 import I8042
 from ring3.devices.ioapic import IoApic
 from ring3.devices.pci.config import PciBus
@@ -26,6 +29,10 @@ from ring3.devices.pit import I8254
 from ring3.devices.reset import PortA, ResetControl
 from ring3.devices.rtc import Mc146818
 from ring3.devices.uart import Ns16550
+from ring3.devices.virtio.blk import VirtioBlk
+from ring3.devices.virtio.console import VirtioConsole
+from ring3.devices.virtio.pci import VirtioPci, Wires
+from ring3.devices.virtio.rng import VirtioRng
 from ring3.firmware import e820
 from ring3.firmware import post as firmware_post
 from ring3.firmware.acpi import Platform, Polarity, Trigger
@@ -44,6 +51,33 @@ PIRQ_ROUTE = (10, 10, 11, 11)                       # … and where the BIOS put
 
 
 @dataclass(frozen=True)
+class Disk:
+    """A hard disk and the bus it is on."""
+
+    name: str                                       # disk0 …
+    bus: str                                        # "ide", "scsi", "ahci", "virtio"
+    drive: Drive
+
+
+@dataclass(frozen=True)
+class Cdrom:
+    """A CD drive; None: empty."""
+
+    name: str                                       # cdrom0 …
+    bus: str
+    drive: Drive | None
+
+
+@dataclass(frozen=True)
+class Floppy:
+    """A diskette drive; None: empty."""
+
+    name: str                                       # floppy0, floppy1
+    type: str                                       # "auto", "360K", …
+    drive: Drive | None
+
+
+@dataclass(frozen=True)
 class PcConfig:
     """What is on the board; every optional part has a field that says with what it is fitted."""
 
@@ -52,6 +86,11 @@ class PcConfig:
     rtc_start_unix_s: int
     debug_exit_port: int | None = None
     firmware_console: CharBackend = field(default_factory=NoBackend)    # ports E9h and 402h
+    disks: Sequence[Disk] = ()
+    cdroms: Sequence[Cdrom] = ()
+    floppies: Sequence[Floppy] = ()
+    virtio_consoles: Sequence[CharBackend] = ()
+    virtio_rng: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,6 +109,7 @@ def build(bus: Bus, cfg: PcConfig) -> Board:
     board = chipset(bus, cfg)
     serial_ports(board)
     debug_exit(board)
+    virtio(board)
     return board
 
 
@@ -135,6 +175,32 @@ def debug_exit(board: Board) -> None:
     if port is not None:
         chip = board.bus.add("debug_exit", DebugExit(board.bus.pins.debug_exit))
         board.bus.ports(port, 4, "debug_exit", chip)
+
+
+def virtio(board: Board) -> None:
+    """Each device in a slot of its own: disks, then consoles, then the entropy device."""
+    cfg = board.cfg
+    for disk in cfg.disks:
+        if disk.bus == "virtio":
+            virtio_slot(board, disk.name, partial(VirtioBlk, drive=disk.drive, serial=disk.name))
+    for number, backend in enumerate(cfg.virtio_consoles):
+        virtio_slot(board, f"virtio_console{number}", partial(VirtioConsole, backend=backend))
+    if cfg.virtio_rng:
+        virtio_slot(board, "virtio_rng", partial(VirtioRng, entropy=os.urandom))
+
+
+def virtio_slot(board: Board, name: str, device: Callable[[Wires], VirtioPci]) -> None:
+    bus = board.bus
+    slot = board.pci.free_slot(VIRTIO)
+
+    def moved(bar: int, base: int | None) -> None:
+        region = chip.bars[bar]
+        move = bus.move_ports if region.io else bus.move_mmio
+        move(f"{name} region {bar}", base, region.size, chip.faces[bar])
+
+    wires = Wires(bus.clock, bus.memory, board.pci.intx(slot, 1), bus.pins.interrupt_message, moved)
+    chip = bus.add(name, device(wires))
+    board.pci.add(slot, 0, chip)
 
 
 def isa_lines(pic: I8259Pair, ioapic: IoApic) -> list[SharedLine]:

@@ -24,6 +24,7 @@ YEAR_9999_UNIX_S = 253_402_300_799      # its last second
 PAGE = 4096                             # bytes: RAM is a whole number of pages
 SERIAL_PORTS_MAX = 4
 PARALLEL_PORTS_MAX = 3
+VIRTIO_CONSOLES_MAX = 8
 DRIVES_MAX = {
     "ide": 4,                           # two channels, two drives on each
     "scsi": 7,                          # a narrow bus's targets but the adapter itself
@@ -106,6 +107,7 @@ class MachineConfig:
         check_lines("virtio_console", self.virtio_consoles)
         _at_most("serial", self.serial_ports, SERIAL_PORTS_MAX, "ports")
         _at_most("parallel", self.parallel_ports, PARALLEL_PORTS_MAX, "ports")
+        _at_most("virtio_console", self.virtio_consoles, VIRTIO_CONSOLES_MAX, "consoles")
         check_stdio(self.serial_ports)
         port = self.debug_exit_port
         if port is not None and not 0 <= port <= 0xFFFC:

@@ -153,6 +153,11 @@ class PciBus:
     def add(self, device: int, function: int, chip: PciFunction) -> None:
         self._functions[device << 3 | function] = chip
 
+    def free_slot(self, first: int) -> int:
+        """The lowest device number from `first` on that nothing is at."""
+        taken = {number >> 3 for number in self._functions}
+        return next(slot for slot in range(first, 32) if slot not in taken)
+
     def intx(self, device: int, pin: int) -> IrqLine:
         """A driver's end of INTA# (`pin` 1, as the interrupt pin register says) to INTD# of a device.
 
