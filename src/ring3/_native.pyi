@@ -43,7 +43,16 @@ class Vm:
         """MMIO window of whole pages; read(offset, size) -> int, write(offset, value, size)."""
     def unmap_mmio(self, base: int, size: int) -> None: ...
     def map_rom(self, base: int, data: bytes) -> None:
-        """Read-only memory of whole pages."""
+        """Read-only memory of whole pages; between C0000h and FFFFFh it hides RAM (see `set_shadow`).
+
+        Stores go to an MMIO window at the same place, if there is one.
+        """
+    def show_rom(self, base: int, shown: bool) -> None:
+        """Lets reads see the ROM at `base`, or, for a flash chip in other modes, the MMIO window over it."""
+    def program_rom(self, address: int, data: bytes) -> None:
+        """Changes a ROM's contents: a flash chip was programmed or erased."""
+    def set_shadow(self, base: int, size: int, read: bool, write: bool) -> None:
+        """Whether reads and writes of whole pages between C0000h and FFFFFh reach RAM rather than ROM."""
     def set_a20(self, enabled: bool) -> None: ...
     def set_io_error_handler(self, handler: Callable[[BaseException], None]) -> None:
         """Called when a Python device raises (our bug): the access reads as all ones."""

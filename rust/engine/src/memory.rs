@@ -2,9 +2,14 @@
 //!
 //! RAM lies at 0 up to the PCI hole and from 4 GiB up.  The host pages are demand allocated.
 //! Every page of RAM has a byte of `page_flag`s, which the store paths consult.
+//!
+//! From C0000h to FFFFFh RAM lies behind ROM, and the host bridge decides for each page whether
+//! reads and writes reach the one or the other (`set_shadow`; the 440FX's PAM registers).  A ROM may
+//! be a flash chip: it is read like memory while it is in array mode (`show_rom`), and an MMIO
+//! window at the same place takes stores, and reads in its other modes.
 
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
 
 pub const PAGE: u64 = 4096;
@@ -14,6 +19,16 @@ pub const FOUR_GIB: u64 = 1 << 32;
 pub mod page_flag {
     /// Some block was translated from it: stores must go through `Memory::note_store`.
     pub const HAS_CODE: u8 = 1 << 0;
+}
+
+/// Where ROM may hide RAM.
+const SHADOW_FIRST: u64 = 0xC_0000;
+const SHADOW_PAGES: usize = 64;
+
+/// Which accesses to a page of that area reach what is in front of RAM.
+mod hidden {
+    pub const READS: u8 = 1;
+    pub const WRITES: u8 = 2;
 }
 
 /// Memory that the host gave by `mmap`; unmapped when dropped.
@@ -71,6 +86,18 @@ pub enum Page {
 struct Rom {
     base: u64,
     data: Mapping,
+    /// Reads see it; off for a flash chip that answers with something else than its array.
+    shown: AtomicBool,
+}
+
+impl Rom {
+    /// Host address of a guest-physical page, if it is one of this ROM's.
+    fn page(&self, page: u64) -> Option<*mut u8> {
+        let offset = page.checked_sub(self.base)?;
+        // SAFETY: inside the ROM's mapping, which lives as long as Memory.
+        (offset < self.data.bytes as u64)
+            .then(|| unsafe { self.data.start.as_ptr().add(offset as usize) })
+    }
 }
 
 /// Bytes written by the host side (DMA) over translated code; the vCPU drops those blocks.
@@ -83,6 +110,8 @@ pub struct Memory {
     low_bytes: u64,
     flags: Mapping,
     roms: RwLock<Vec<Rom>>,
+    /// `hidden` bits of each page from `SHADOW_FIRST` on.
+    shadow: [AtomicU8; SHADOW_PAGES],
     /// Address bits that reach the bus: bit 20 is masked while A20 is off.
     address_mask: AtomicU64,
     notes: Mutex<Vec<StoreNote>>,
@@ -130,6 +159,7 @@ impl Memory {
             low_bytes,
             flags,
             roms: RwLock::default(),
+            shadow: [const { AtomicU8::new(0) }; SHADOW_PAGES],
             address_mask: AtomicU64::new(u64::MAX),
             notes: Mutex::default(),
             generation: AtomicU64::new(1),
@@ -174,11 +204,86 @@ impl Memory {
         let copy = Mapping::new(bytes as usize, -1)?;
         // SAFETY: the fresh mapping is at least data.len() long and not shared yet.
         unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), copy.start.as_ptr(), data.len()) };
+        let shown = AtomicBool::new(true);
         let mut roms = self.roms.write().unwrap_or_else(|e| e.into_inner());
-        roms.push(Rom { base, data: copy });
+        roms.push(Rom {
+            base,
+            data: copy,
+            shown,
+        });
         drop(roms);
+        self.set_shadow(base, bytes, false, false);
         self.map_changed();
         Ok(())
+    }
+
+    fn with_roms<T>(&self, look: impl FnOnce(&[Rom]) -> T) -> T {
+        look(&self.roms.read().unwrap_or_else(|e| e.into_inner()))
+    }
+
+    /// Lets reads see the array of the ROM at `base`, or the MMIO window at the same place.
+    pub fn show_rom(&self, base: u64, shown: bool) {
+        self.with_roms(|roms| {
+            for rom in roms.iter().filter(|rom| rom.base == base) {
+                rom.shown.store(shown, Ordering::Release);
+            }
+        });
+        self.map_changed();
+    }
+
+    /// Programs a ROM: `data` at guest-physical `address`.  Translated code there is noted.
+    pub fn program_rom(&self, address: u64, data: &[u8]) {
+        for (at, chunk) in page_chunks(address, data.len()) {
+            let source = &data[chunk];
+            let page = self.with_roms(|roms| roms.iter().find_map(|rom| rom.page(at & !(PAGE - 1))));
+            if let Some(page) = page {
+                // SAFETY: the chunk stays inside the page.
+                unsafe { copy(source.as_ptr(), page.add((at % PAGE) as usize), source.len()) };
+                self.note(at, source.len() as u64);
+            }
+        }
+    }
+
+    /// Whether reads and writes of whole pages between C0000h and FFFFFh reach RAM.
+    pub fn set_shadow(&self, base: u64, bytes: u64, read: bool, write: bool) {
+        let bits = if read { 0 } else { hidden::READS } | if write { 0 } else { hidden::WRITES };
+        let mut changed = false;
+        for (n, page) in self.shadow.iter().enumerate() {
+            let at = SHADOW_FIRST + n as u64 * PAGE;
+            if at >= base && at - base < bytes {
+                changed |= page.swap(bits, Ordering::AcqRel) != bits;
+            }
+        }
+        if changed {
+            self.note(base, bytes);
+            self.map_changed();
+        }
+    }
+
+    fn hidden(&self, page: u64) -> u8 {
+        let index = page.wrapping_sub(SHADOW_FIRST) / PAGE;
+        self.shadow
+            .get(index as usize)
+            .map_or(0, |bits| bits.load(Ordering::Acquire))
+    }
+
+    /// Host address of the RAM that stores to the page of `address` reach though reads don't.
+    fn beneath(&self, address: u64) -> Option<*mut u8> {
+        let page = address & !(PAGE - 1);
+        let offset = self.ram_offset(page)?;
+        (self.hidden(page) == hidden::READS).then(|| self.ram_at(offset))
+    }
+
+    /// A store to a page that reads as ROM, inside the page: true if it reached RAM behind it.
+    pub fn write_beneath(&self, address: u64, data: &[u8]) -> bool {
+        let Some(page) = self.beneath(address) else {
+            return false;
+        };
+        let within = (address % PAGE) as usize;
+        let length = data.len().min(PAGE as usize - within);
+        // SAFETY: within + length stays inside the page.
+        unsafe { copy(data.as_ptr(), page.add(within), length) };
+        true
     }
 
     /// Offset into RAM of a guest-physical address, if RAM lies there (ROM and MMIO not considered).
@@ -203,26 +308,26 @@ impl Memory {
     /// What answers at the page of `address` (already gated); `io_here` tells of MMIO windows.
     pub fn page(&self, address: u64, io_here: impl Fn(u64) -> bool) -> Page {
         let page = address & !(PAGE - 1);
+        let hidden = self.hidden(page);
         // Windows over RAM exist only below 1 MiB (video, option ROMs, BIOS); elsewhere RAM wins.
         if page >= 0x10_0000
             && let Some(offset) = self.ram_offset(page)
         {
             return Page::Ram(self.ram_at(offset));
         }
-        if io_here(page) {
-            return Page::Io;
+        let ram = self.ram_offset(page).map(|offset| self.ram_at(offset));
+        if hidden & hidden::READS == 0
+            && let Some(ram) = ram
+        {
+            return match hidden {
+                _ if io_here(page) => Page::Io,
+                0 => Page::Ram(ram),
+                _ => Page::Rom(ram),
+            };
         }
-        let roms = self.roms.read().unwrap_or_else(|e| e.into_inner());
-        for rom in roms.iter() {
-            if let Some(offset) = page.checked_sub(rom.base)
-                && offset < rom.data.bytes as u64
-            {
-                // SAFETY: offset is inside the ROM's mapping, which lives as long as Memory.
-                return Page::Rom(unsafe { rom.data.start.as_ptr().add(offset as usize) });
-            }
-        }
-        match self.ram_offset(page) {
-            Some(offset) => Page::Ram(self.ram_at(offset)),
+        let shown = |rom: &Rom| rom.page(page).filter(|_| rom.shown.load(Ordering::Acquire));
+        match self.with_roms(|roms| roms.iter().find_map(shown)) {
+            Some(rom) => Page::Rom(rom),
             None => Page::Io,
         }
     }
@@ -267,7 +372,11 @@ impl Memory {
         let mut noted = false;
         for (at, chunk) in page_chunks(address, data.len()) {
             let source = &data[chunk];
-            if let Page::Ram(p) = self.page(at, &io_here) {
+            let target = match self.page(at, &io_here) {
+                Page::Ram(p) => Some(p),
+                Page::Rom(_) | Page::Io => self.beneath(at),
+            };
+            if let Some(p) = target {
                 // SAFETY: the chunk stays inside the page.
                 unsafe { copy(source.as_ptr(), p.add((at % PAGE) as usize), source.len()) };
                 // A vCPU flags the page, then reads its code: one of the two sees the other's work.
@@ -275,13 +384,17 @@ impl Memory {
                 if let Some(offset) = self.ram_offset(at)
                     && self.flags_at(offset).load(Ordering::Acquire) & page_flag::HAS_CODE != 0
                 {
-                    let mut notes = self.notes.lock().unwrap_or_else(|e| e.into_inner());
-                    notes.push((at, source.len() as u64));
+                    self.note(at, source.len() as u64);
                     noted = true;
                 }
             }
         }
         noted
+    }
+
+    fn note(&self, address: u64, length: u64) {
+        let mut notes = self.notes.lock().unwrap_or_else(|e| e.into_inner());
+        notes.push((address, length));
     }
 
     /// Takes the notes of host-side stores over translated code.
@@ -348,6 +461,63 @@ mod tests {
         let mut out = [0; 4];
         m.read(0xF_0000, &mut out, nowhere);
         assert_eq!(&out, b"BIOS");
+    }
+
+    #[test]
+    fn shadowing_lets_reads_and_writes_through_on_their_own() {
+        let m = Memory::new(1 << 20, 1 << 20).unwrap();
+        m.map_rom(0xE_0000, &[0x11; 0x2000]).unwrap();
+        let read = || {
+            let mut out = [0; 1];
+            m.read(0xE_0000, &mut out, nowhere);
+            out[0]
+        };
+        m.set_shadow(0xE_0000, PAGE, false, true);
+        m.write(0xE_0000, &[0x22], nowhere);
+        assert_eq!(read(), 0x11);
+        m.set_shadow(0xE_0000, PAGE, true, false);
+        m.write(0xE_0000, &[0x33], nowhere);
+        assert_eq!(read(), 0x22);
+        m.set_shadow(0xE_0000, PAGE, true, true);
+        m.write(0xE_0000, &[0x44], nowhere);
+        assert_eq!(read(), 0x44);
+        m.set_shadow(0xE_0000, PAGE, false, false);
+        m.write(0xE_0000, &[0x55], nowhere);
+        assert_eq!(read(), 0x11);
+    }
+
+    #[test]
+    fn shadowing_is_noted_for_translated_code() {
+        let m = Memory::new(1 << 20, 1 << 20).unwrap();
+        let before = m.generation();
+        m.set_shadow(0xC_0000, 0x4000, true, false);
+        assert_eq!(m.take_notes(), vec![(0xC_0000, 0x4000)]);
+        assert_ne!(m.generation(), before);
+        m.set_shadow(0xC_0000, 0x4000, true, false);
+        assert!(m.take_notes().is_empty());
+    }
+
+    #[test]
+    fn a_hidden_rom_leaves_its_place_to_registers() {
+        let m = Memory::new(PAGE, PAGE).unwrap();
+        let base = FOUR_GIB - PAGE;
+        m.map_rom(base, &[0x11; 4]).unwrap();
+        m.show_rom(base, false);
+        assert_eq!(m.page(base, |_| true), Page::Io);
+        m.show_rom(base, true);
+        assert!(matches!(m.page(base, |_| true), Page::Rom(_)));
+    }
+
+    #[test]
+    fn programming_changes_a_rom_and_is_noted() {
+        let m = Memory::new(PAGE, PAGE).unwrap();
+        let base = FOUR_GIB - 2 * PAGE;
+        m.map_rom(base, &[0xFF; 2 * PAGE as usize]).unwrap();
+        m.program_rom(base + PAGE - 1, &[1, 2]);
+        let mut out = [0; 4];
+        m.read(base + PAGE - 2, &mut out, nowhere);
+        assert_eq!(out, [0xFF, 1, 2, 0xFF]);
+        assert_eq!(m.take_notes(), vec![(base + PAGE - 1, 1), (base + PAGE, 1)]);
     }
 
     #[test]

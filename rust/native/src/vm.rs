@@ -240,6 +240,22 @@ impl Vm {
         Ok(())
     }
 
+    /// For a flash chip: reads see its array, or the MMIO window at the same place.
+    fn show_rom(&self, base: u64, shown: bool) {
+        self.engine.memory.show_rom(base, shown);
+        self.attend();
+    }
+
+    fn program_rom(&self, address: u64, data: &[u8]) {
+        self.engine.memory.program_rom(address, data);
+        self.attend();
+    }
+
+    fn set_shadow(&self, base: u64, size: u64, read: bool, write: bool) {
+        self.engine.memory.set_shadow(base, size, read, write);
+        self.attend();
+    }
+
     fn set_a20(&self, enabled: bool) {
         self.engine.memory.set_a20(enabled);
         self.attend();

@@ -281,7 +281,9 @@ impl Vcpu {
         }
         if c.rights & physical::IO != 0 {
             self.write_physical_io(c.page + offset as u64, size, value);
-        } else if c.rights & physical::ROM == 0 {
+        } else if c.rights & physical::ROM != 0 {
+            self.write_rom(c.page + offset as u64, &value.to_le_bytes()[..size]);
+        } else {
             // SAFETY: offset + size stays inside the page at `host`.
             unsafe { store(c.host.add(offset), size, value) };
             self.note_store(c.page + offset as u64, size as u64);
@@ -348,7 +350,9 @@ impl Vcpu {
                 for (i, byte) in source.iter().enumerate() {
                     self.write_physical_io(c.page + (offset + i) as u64, 1, *byte as u64);
                 }
-            } else if c.rights & physical::ROM == 0 {
+            } else if c.rights & physical::ROM != 0 {
+                self.write_rom(c.page + offset as u64, source);
+            } else {
                 // SAFETY: offset + n stays inside the page at `host`.
                 unsafe { std::ptr::copy(source.as_ptr(), c.host.add(offset), n) };
                 self.note_store(c.page + offset as u64, n as u64);
@@ -402,6 +406,23 @@ impl Vcpu {
         (0..size).fold(0, |v, i| {
             v | self.vm.io.mmio_read(address + i as u64, 1) << (8 * i)
         })
+    }
+
+    /// A store inside a page that reads as memory and isn't RAM: to the RAM behind it, to the flash
+    /// chip's registers, or nowhere.
+    fn write_rom(&mut self, address: u64, data: &[u8]) {
+        if self.vm.memory.write_beneath(address, data)
+            || !self.vm.io.page_has_mmio(address & !(PAGE - 1))
+        {
+            return;
+        }
+        if data.len() <= 8 && data.len().is_power_of_two() {
+            let value = data.iter().rfold(0, |v, byte| v << 8 | *byte as u64);
+            return self.write_physical_io(address, data.len(), value);
+        }
+        for (at, byte) in (address..).zip(data) {
+            self.write_physical_io(at, 1, *byte as u64);
+        }
     }
 
     fn write_physical_io(&mut self, address: u64, size: usize, value: u64) {
