@@ -35,6 +35,8 @@ class FakeVm:
         self.ports = {}
         self.mmio = {}
         self.roms = {}
+        self.hidden_roms = set()
+        self.shadow = {}
         self.a20 = None
         self.io_error_handler = None
 
@@ -63,6 +65,18 @@ class FakeVm:
     def map_rom(self, base, data):
         self.roms[base] = data
 
+    def set_shadow(self, base, size, read, write):
+        self.shadow[base] = (size, read, write)
+
+    def show_rom(self, base, shown):
+        self.hidden_roms.discard(base) if shown else self.hidden_roms.add(base)
+
+    def program_rom(self, address, data):
+        for base, rom in self.roms.items():
+            if base <= address < base + len(rom):
+                at = address - base
+                self.roms[base] = rom[:at] + data + rom[at + len(data) :]
+
     def set_a20(self, enabled):
         self.a20 = enabled
 
@@ -77,7 +91,7 @@ class FakeVcpu:
         self.vm = vm
         self.engine = engine
         self.register_values = {}
-        self.resets = 0
+        self.resets = self.inits = 0
         self.intr = False
         self.acknowledge = None
         self.messages = []
@@ -101,6 +115,15 @@ class FakeVcpu:
     def kicked(self):
         """For guests that loop."""
         return self._wake.is_set()
+
+    def pulse_init(self):
+        self.inits += 1
+
+    def set_ignne(self, level):
+        self.ignne = level
+
+    def set_ferr_handler(self, handler):
+        self.ferr_handler = handler
 
     def reset(self):
         self.resets += 1

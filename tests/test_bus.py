@@ -22,7 +22,7 @@ class Chip:
 
 
 def pins():
-    return Pins(*[lambda *_: None] * 5)
+    return Pins(*[lambda *_: None] * 7)
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ class Wires:
         self.messages = []
         self.resets = 0
         self.power_offs = 0
+        self.inits = 0
+        self.ignne = []
         self.codes = []
 
     def set_intr(self, level):
@@ -25,6 +27,8 @@ class Wires:
             self.set_intr,
             lambda *message: self.messages.append(message),
             lambda: setattr(self, "resets", self.resets + 1),
+            lambda: setattr(self, "inits", self.inits + 1),
+            self.ignne.append,
             lambda: setattr(self, "power_offs", self.power_offs + 1),
             self.codes.append,
         )
@@ -110,14 +114,14 @@ def test_port_cf9_resets(bus, wires):
     assert wires.resets == 1
 
 
-def test_the_8042_resets(bus, wires):
+def test_the_8042_restarts_the_cpu_alone(bus, wires):
     bus.write_port(0x64, 0xFE)
-    assert wires.resets == 1
+    assert (wires.inits, wires.resets) == (1, 0)
 
 
-def test_port_92h_resets(bus, wires):
+def test_port_92h_restarts_the_cpu_alone(bus, wires):
     bus.write_port(0x92, 0x03)
-    assert wires.resets == 1
+    assert (wires.inits, wires.resets) == (1, 0)
 
 
 def test_soft_off_switches_off(bus, wires):
@@ -187,3 +191,50 @@ def test_a_reset_puts_chips_back(bus):
     pc.reset(bus, pc.PcConfig(64 << 20, [], 0))
     assert bus.read_port(0x3FF) == 0
     assert bus.io.a20 is True
+
+
+def test_memory_is_shadowed_as_the_host_bridge_says(bus):
+    bus.write_port(0xCF8, 0x8000_0058, 4)
+    bus.write_port(0xCFD, 0x30, 1)
+    assert bus.io.shadow[0xF_0000] == (0x1_0000, True, True)
+
+
+def test_irq_13_is_the_coprocessors(bus, wires):
+    bus.write_port(0x21, 0xFB)
+    bus.write_port(0xA1, 0xDF)
+    bus.devices["coprocessor"].ferr(True)
+    assert wires.intr
+    bus.write_port(0xF0, 0)
+    assert (wires.intr, wires.ignne[-1]) == (False, True)
+
+
+def firmware_board(**settings):
+    wires = Wires()
+    bus = Bus(FakeVm(64 << 20, 64 << 20), ManualClock(), wires.pins())
+    cfg = pc.PcConfig(64 << 20, [], rtc_start_unix_s=0, rom=b"\x5a" * 0x4_0000, **settings)
+    pc.build(bus, cfg)
+    pc.reset(bus, cfg)
+    return bus
+
+
+def test_the_bios_is_below_4_gib_and_its_end_below_1_mib():
+    roms = firmware_board().io.roms
+    assert {base: len(data) for base, data in roms.items()} == {0xFFFC_0000: 0x4_0000, 0xE_0000: 0x2_0000}
+
+
+def test_the_bios_finds_its_configuration():
+    bus = firmware_board()
+    bus.write_port(0x510, 0, 2)
+    assert bytes(bus.read_port(0x511) for _ in range(4)) == b"QEMU"
+
+
+def test_cmos_has_the_boot_order():
+    bus = firmware_board(boot=("cdrom", "disk", "floppy"))
+    bus.write_port(0x70, 0x3D)
+    first_two = bus.read_port(0x71)
+    bus.write_port(0x70, 0x38)
+    assert (first_two, bus.read_port(0x71)) == (0x23, 0x11)
+
+
+def test_with_a_bios_chips_are_left_as_reset_leaves_them():
+    assert 0x604 not in firmware_board().io.ports

@@ -78,6 +78,8 @@ class Vcpu:
         """Called at the INTA cycle; returns the vector (the PIC's `acknowledge`)."""
     def pulse_nmi(self) -> None:
         """An edge at the NMI pin (LINT1); any thread."""
+    def pulse_init(self) -> None:
+        """The INIT# pin: the CPU starts over at FFFFFFF0h, memory and FPU stay (SDM vol. 3, table 10-1); any thread."""
     def deliver_apic_interrupt(self, vector: int, delivery_mode: int, destination: int,
                                logical: bool, level_triggered: bool) -> None:
         """An interrupt message as the I/O APIC or an MSI sends it (SDM vol. 3, 11.11); any thread."""

@@ -47,6 +47,8 @@ class Pins:
     intr: Callable[[bool], None]
     interrupt_message: Callable[[int, int, int, bool, bool], None]
     reset: Callable[[], None]           # the whole machine
+    init: Callable[[], None]            # INIT#: the CPU alone
+    ignne: Callable[[bool], None]
     power_off: Callable[[], None]
     debug_exit: Callable[[int], None]
 
@@ -109,6 +111,13 @@ class Bus:
             raise ValueError(f"two chips are called {name!r}")
         self.devices[name] = chip
         return chip
+
+    def shadow(self, base: int, size: int, read: bool, write: bool) -> None:
+        """Whether reads and writes of C0000h–FFFFFh reach RAM: what the host bridge says."""
+        self.io.set_shadow(base, size, read, write)
+
+    def rom(self, base: int, data: bytes) -> None:
+        self.io.map_rom(base, data)
 
     def set_a20(self, enabled: bool) -> None:
         self.io.set_a20(enabled)

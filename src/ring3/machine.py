@@ -36,7 +36,7 @@ from ring3.char.memory import MemoryBackend
 from ring3.clock import NS_PER_S, HostClock
 from ring3.config import File, MachineConfig, configure
 from ring3.errors import ConfigError, EngineError, HostError, VmError
-from ring3.firmware import acpi, boot, e820, initrd, post, rom
+from ring3.firmware import acpi, boot, e820, find, initrd, post, rom
 from ring3.firmware.handover import Boot, Kernel, Target
 from ring3.media import Media
 from ring3.report import triple_fault_report
@@ -83,7 +83,7 @@ class Machine:
         if config is not None and settings:
             raise ConfigError("give Machine a MachineConfig or settings, not both")
         self.config = config if config is not None else configure(settings)
-        kernel = load_kernel(self.config)
+        kernel = load_kernel(self.config) if self.config.starts_with == "kernel" else None
         native = import_native()
         self._changed = threading.Condition()
         self._attention = False
@@ -109,7 +109,7 @@ class Machine:
         except BaseException:
             self._close_backends()
             raise
-        self._unchecked_initrd = (kernel.initrd, kernel.initrd_name)
+        self._unchecked_initrd = (kernel.initrd, kernel.initrd_name) if kernel is not None else (None, "")
 
     def _build(self) -> None:
         config = self.config
@@ -118,6 +118,8 @@ class Machine:
             interrupt_message=self.vcpu.deliver_apic_interrupt,
             reset=self._guest_reset,
             power_off=partial(self._end, Result(ExitReason.POWER_OFF)),
+            init=self.vcpu.pulse_init,
+            ignne=self.vcpu.set_ignne,
             debug_exit=lambda code: self._end(Result(ExitReason.DEBUG_EXIT, code)),
         )
         start_unix_s = config.rtc_start_unix_s
@@ -133,6 +135,9 @@ class Machine:
             floppies=self.media.floppies(config),
             virtio_consoles=self.virtio_consoles,
             virtio_rng=config.virtio_rng,
+            rom=find.seabios(find.BIOS) if config.starts_with == "bios" else None,
+            option_roms={pc.VGA_ROM: find.seabios(find.VGA_BIOS)} if config.starts_with == "bios" else {},
+            boot=config.boot_order,
         )
         self.memory = self.bus.memory
         pc.build(self.bus, self._pc)
@@ -140,11 +145,12 @@ class Machine:
         self.vcpu.set_intr_acknowledge(self.bus.locked(self.devices["pic"].acknowledge))
         self.vcpu.set_eoi_handler(self.bus.locked(self.devices["ioapic"].eoi))
         self._vm.set_io_error_handler(self._device_error)
-        self._tables = self._write_rom()
+        self.vcpu.set_ferr_handler(self.bus.locked(self.devices["coprocessor"].ferr))
+        if config.starts_with == "kernel":
+            self._tables = self._write_rom()
 
     def _write_rom(self) -> acpi.Tables:
-        platform = pc.acpi_platform(processors=1, serial_ports=len(self.serial))
-        tables = acpi.build(platform, base=e820.SYSTEM_ROM, facs=rom.FACS)
+        tables = acpi.build(pc.acpi_platform(self._pc), base=e820.SYSTEM_ROM, facs=rom.FACS)
         image = rom.build(tables.image)
         self._vm.map_rom(e820.SYSTEM_ROM, image)
         self._vm.map_rom(e820.UPPER_ROM, image)
@@ -155,13 +161,16 @@ class Machine:
         long_mode = bool(self.vcpu.cpuid(0x8000_0001)[3] & LONG_MODE)
         return boot.load(kernel, Target(memory, e820.memory_map(memory), self._tables.rsdp, long_mode))
 
-    def _power_on(self, kernel: Kernel) -> None:
-        """Power-on or reset: chips, memory as firmware leaves it, the kernel, the CPU at its entry.
-
-        RAM is otherwise left as it is, as on hardware.
-        """
-        handover = self._prepare_boot(kernel)
+    def _power_on(self, kernel: Kernel | None) -> None:
+        """Power-on or reset.  RAM is left as it is, as on hardware; without a kernel, firmware goes on."""
+        handover = self._prepare_boot(kernel) if kernel is not None else None
         pc.reset(self.bus, self._pc)
+        self.vcpu.reset()
+        if handover is not None:
+            self._hand_over(handover)
+
+    def _hand_over(self, handover: Boot) -> None:
+        """Memory and CPU as firmware leaves them, and the kernel at its entry."""
         ports = tuple(port for port, _ in pc.COM[: len(self.serial)])
         self._vm.write_physical(0, rom.interrupt_vectors())
         self._vm.write_physical(rom.BIOS_DATA, rom.bios_data_area(ports))
@@ -169,7 +178,6 @@ class Machine:
         self._vm.write_physical(rom.FACS, self._tables.facs)
         for address, data in handover.writes:
             self._vm.write_physical(address, data)
-        self.vcpu.reset()
         for offset, value in post.local_apic():
             self.vcpu.write_local_apic(offset, value)
         self.vcpu.set_registers(dict(handover.registers))
@@ -317,7 +325,7 @@ class Machine:
     def _power_on_again(self) -> None:
         """Kernel and initrd are read anew, so that their bytes need not be kept."""
         try:
-            self._power_on(load_kernel(self.config))
+            self._power_on(load_kernel(self.config) if self.config.starts_with == "kernel" else None)
         except VmError as error:
             self._end(Result(ExitReason.ERROR, error=error))
 

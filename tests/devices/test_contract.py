@@ -11,9 +11,11 @@ from fakes import FakeDrive, Ram
 from ring3.char import NoBackend
 from ring3.clock import ManualClock
 from ring3.devices.acpi_pm import AcpiPm, PmFunction
+from ring3.devices.coprocessor import CoprocessorError
 from ring3.devices.debug_exit import DebugExit
 from ring3.devices.debugcon import DebugCon, PostCodes
 from ring3.devices.dma import I8237Pair
+from ring3.devices.fw_cfg import FwCfg
 from ring3.devices.i8042 import I8042
 from ring3.devices.ioapic import IoApic
 from ring3.devices.pci.config import PciBus
@@ -123,6 +125,14 @@ DEVICES = {
         lambda clock: I8237Pair(Ram()),
         lambda c: [(c.primary, 16), (c.secondary, 32), (c.pages, 15)],
         events=(any_transfer,),
+    ),
+    "fw_cfg": Device(
+        lambda clock: FwCfg(Ram(1 << 12), {"etc/e820": bytes(range(100))}, {}), wide_faces=itself(12)
+    ),
+    "coprocessor": Device(
+        lambda clock: CoprocessorError(IrqLine(), ignore),
+        itself(2),
+        events=(lambda chip, rng: chip.ferr(rng.random() < 0.5),),
     ),
     "acpi_pm": Device(
         lambda clock: AcpiPm(clock, IrqLine(), ignore),

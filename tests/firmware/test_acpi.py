@@ -6,14 +6,16 @@ from dataclasses import replace
 import pytest
 
 from ring3.boards import pc
+from ring3.char import NoBackend
 from ring3.firmware import acpi
 
+CONFIG = pc.PcConfig(64 << 20, [NoBackend()] * 4, rtc_start_unix_s=0, processors=2)
 BASE, FACS = 0xF0000, 0x9FC40
 
 
 @pytest.fixture
 def tables():
-    return acpi.build(pc.acpi_platform(processors=2, serial_ports=4), base=BASE, facs=FACS)
+    return acpi.build(pc.acpi_platform(CONFIG), base=BASE, facs=FACS)
 
 
 def at(tables, address):
@@ -98,5 +100,5 @@ def test_dsdt_names_soft_off_and_the_pci_root(tables):
 
 
 def test_without_an_smi_port_no_port_is_claimed_for_it():
-    platform = replace(pc.acpi_platform(processors=1, serial_ports=1), smi_command=0)
+    platform = replace(pc.acpi_platform(CONFIG), smi_command=0)
     assert acpi.smi_command_ports(platform) == []

@@ -235,10 +235,17 @@ impl Memory {
     pub fn program_rom(&self, address: u64, data: &[u8]) {
         for (at, chunk) in page_chunks(address, data.len()) {
             let source = &data[chunk];
-            let page = self.with_roms(|roms| roms.iter().find_map(|rom| rom.page(at & !(PAGE - 1))));
+            let page =
+                self.with_roms(|roms| roms.iter().find_map(|rom| rom.page(at & !(PAGE - 1))));
             if let Some(page) = page {
                 // SAFETY: the chunk stays inside the page.
-                unsafe { copy(source.as_ptr(), page.add((at % PAGE) as usize), source.len()) };
+                unsafe {
+                    copy(
+                        source.as_ptr(),
+                        page.add((at % PAGE) as usize),
+                        source.len(),
+                    )
+                };
                 self.note(at, source.len() as u64);
             }
         }

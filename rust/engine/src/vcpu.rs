@@ -8,7 +8,7 @@
 //! Invariants: 1. outside of a backend `cpu` is the whole truth at an instruction boundary.
 //! 2. whoever makes something visible to `attend` sets `attention` afterwards, never before.
 
-use crate::apic::{Apic, Features, Message};
+use crate::apic::{Apic, Features, Message, Signal};
 use crate::cpuid::{Leaf, Model};
 use crate::exit::Exit;
 use crate::fault::vector;
@@ -56,6 +56,7 @@ pub struct Shared {
     kicked: AtomicBool,
     intr: AtomicBool,
     nmi: AtomicBool,
+    init: AtomicBool,
     messages: Mutex<Vec<Message>>,
     sleeping: Mutex<()>,
     wake: Condvar,
@@ -84,6 +85,7 @@ impl Shared {
             kicked: AtomicBool::new(false),
             intr: AtomicBool::new(false),
             nmi: AtomicBool::new(false),
+            init: AtomicBool::new(false),
             messages: Mutex::default(),
             sleeping: Mutex::default(),
             wake: Condvar::new(),
@@ -126,6 +128,12 @@ impl Shared {
 
     pub fn pulse_nmi(&self) {
         self.nmi.store(true, Ordering::Release);
+        self.attend();
+    }
+
+    /// The INIT# pin: the processor starts over, memory and chips stay.
+    pub fn pulse_init(&self) {
+        self.init.store(true, Ordering::Release);
         self.attend();
     }
 
@@ -322,6 +330,9 @@ impl Vcpu {
         if self.mmu.map_generation != map {
             self.mmu.map_generation = map;
             self.flush_tlb_all();
+        }
+        if self.shared.init.swap(false, Ordering::AcqRel) {
+            self.signal(Signal::Init);
         }
         if self.shared.nmi.swap(false, Ordering::AcqRel)
             && let Some(signal) = self.apic.pulse_nmi()

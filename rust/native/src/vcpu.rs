@@ -186,6 +186,10 @@ impl Vcpu {
         self.shared.pulse_nmi();
     }
 
+    fn pulse_init(&self) {
+        self.shared.pulse_init();
+    }
+
     fn deliver_apic_interrupt(
         &self,
         vector: u8,

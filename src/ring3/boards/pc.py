@@ -7,18 +7,20 @@ Not there yet: diskette, IDE, video.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from ring3.bus import Bus, OpenBus
 from ring3.char import CharBackend, NoBackend
-from ring3.devices import acpi_pm
+from ring3.devices import acpi_pm, fw_cfg
 from ring3.devices.acpi_pm import AcpiPm, PmFunction
+from ring3.devices.coprocessor import CoprocessorError
 from ring3.devices.debug_exit import DebugExit
 from ring3.devices.debugcon import DebugCon, PostCodes
 from ring3.devices.dma import I8237Pair
 from ring3.devices.face import Drive
+from ring3.devices.fw_cfg import FwCfg
 from ring3.devices.i8042 import I8042
 from ring3.devices.ioapic import IoApic
 from ring3.devices.pci.config import PciBus
@@ -33,9 +35,10 @@ from ring3.devices.virtio.blk import VirtioBlk
 from ring3.devices.virtio.console import VirtioConsole
 from ring3.devices.virtio.pci import VirtioPci, Wires
 from ring3.devices.virtio.rng import VirtioRng
-from ring3.firmware import e820
+from ring3.firmware import configuration, e820
 from ring3.firmware import post as firmware_post
 from ring3.firmware.acpi import Platform, Polarity, Trigger
+from ring3.firmware.e820 import HIGH
 from ring3.irq import IrqLine, SharedLine, fan_out
 
 COM = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))     # (port, IRQ)
@@ -44,6 +47,8 @@ COM = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))     # (port, IRQ)
 HOST_BRIDGE, ISA_BRIDGE, VIDEO, SCSI, AHCI, SOUND, VIRTIO = 0, 1, 2, 3, 4, 5, 8
 IDE_FUNCTION, USB_FUNCTION, PM_FUNCTION = 1, 2, 3
 PM_BASE, PM_PORTS = 0x600, acpi_pm.PORTS
+BIOS_WINDOW = 0x2_0000                              # bytes of the BIOS that are seen below 1 MiB
+VGA_ROM = "pci1234,1111.rom"                        # the VGA BIOS's file, as the BIOS looks for it
 SMI_COMMAND = 0xB2
 SCI_IRQ = 9
 LINK_IRQS = (5, 10, 11)                             # where PCI interrupts may go …
@@ -91,6 +96,12 @@ class PcConfig:
     floppies: Sequence[Floppy] = ()
     virtio_consoles: Sequence[CharBackend] = ()
     virtio_rng: bool = False
+    processors: int = 1
+    long_mode: bool = True                          # has the CPU
+    rom: bytes | None = None                        # the BIOS; None: `direct_boot_rom` stands in for it
+    option_roms: Mapping[str, bytes] = field(default_factory=dict)      # by file name, for the BIOS
+    boot: Sequence[str] = ("floppy", "cdrom", "disk")
+    boot_menu: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,6 +121,7 @@ def build(bus: Bus, cfg: PcConfig) -> Board:
     serial_ports(board)
     debug_exit(board)
     virtio(board)
+    firmware(board)
     return board
 
 
@@ -123,15 +135,16 @@ def chipset(bus: Bus, cfg: PcConfig) -> Board:
     pit = bus.add("pit", I8254(bus.clock, isa[0].input()))
     rtc = bus.add("rtc", Mc146818(bus.clock, isa[8].input(), cfg.rtc_start_unix_s))
     ps2 = bus.add(
-        "ps2", I8042(bus.clock, isa[1].input(), isa[12].input(), bus.pins.reset, a20.input())
+        "ps2", I8042(bus.clock, isa[1].input(), isa[12].input(), bus.pins.init, a20.input())
     )
-    port_a = bus.add("port_a", PortA(a20.input(), bus.pins.reset))
-    reset = bus.add("reset", ResetControl(bus.pins.reset, bus.pins.reset))
+    port_a = bus.add("port_a", PortA(a20.input(), bus.pins.init))
+    reset = bus.add("reset", ResetControl(bus.pins.reset, bus.pins.init))
+    coprocessor = bus.add("coprocessor", CoprocessorError(isa[13].input(), bus.pins.ignne))
     piix3 = bus.add("isa_bridge", Piix3([line.input() for line in isa]))
     pci = bus.add("pci", PciBus(piix3.pirq, reset))
     dma = bus.add("dma", I8237Pair(bus.memory))
     pm = bus.add("pm", AcpiPm(bus.clock, isa[SCI_IRQ].input(), bus.pins.power_off))
-    pci.add(HOST_BRIDGE, 0, bus.add("host_bridge", I440Fx()))
+    pci.add(HOST_BRIDGE, 0, bus.add("host_bridge", I440Fx(bus.shadow)))
     pci.add(ISA_BRIDGE, 0, piix3)
     pci.add(
         ISA_BRIDGE,
@@ -152,13 +165,16 @@ def chipset(bus: Bus, cfg: PcConfig) -> Board:
     bus.ports(0x070, 2, "rtc", rtc)
     bus.ports(0x080, 1, "post_codes", bus.add("post_codes", PostCodes()))
     bus.ports(0x092, 1, "port_a", port_a)
+    bus.ports(0x0F0, 2, "coprocessor", coprocessor)
     bus.ports(SMI_COMMAND, 2, "smi", pm.smi)
     bus.ports(0x0E9, 1, "debugcon", bus.add("debugcon", DebugCon(cfg.firmware_console)))
     bus.ports(0x402, 1, "firmware_console", bus.add("firmware_console", DebugCon(cfg.firmware_console)))
     bus.ports(0xCF8, 8, "pci", pci, width=4)
     bus.mmio(e820.IO_APIC, 0x1000, "ioapic", ioapic)
     bus.mmio(e820.VIDEO, 0x20000, "video", OpenBus())
-    bus.empty_rom(e820.OPTION_ROMS, e820.SYSTEM_ROM - e820.OPTION_ROMS)
+    bus.shadow(e820.OPTION_ROMS, e820.EXTENDED - e820.OPTION_ROMS, read=False, write=False)
+    if cfg.rom is None:
+        bus.empty_rom(e820.OPTION_ROMS, e820.SYSTEM_ROM - e820.OPTION_ROMS)
 
     return Board(bus, cfg, isa, pci, dma)
 
@@ -168,6 +184,20 @@ def serial_ports(board: Board) -> None:
     for number, (backend, (port, irq)) in enumerate(zip(board.cfg.serial, COM, strict=False), start=1):
         com = bus.add(f"com{number}", Ns16550(board.isa[irq].input(), backend))
         bus.ports(port, 8, f"com{number}", com)
+
+
+def firmware(board: Board) -> None:
+    """The BIOS below 4 GiB, its last 128 KiB below 1 MiB as well, and what it asks the machine."""
+    bus, cfg = board.bus, board.cfg
+    if cfg.rom is None:
+        return
+    bus.rom(HIGH - len(cfg.rom), cfg.rom)
+    bus.rom(e820.EXTENDED - min(len(cfg.rom), BIOS_WINDOW), cfg.rom[-BIOS_WINDOW:])
+    settings = configuration.Settings(
+        cfg.memory, cfg.processors, acpi_platform(cfg), boot_menu=cfg.boot_menu, roms=cfg.option_roms
+    )
+    items, files = configuration.items(settings), configuration.files(settings)
+    bus.ports(0x510, fw_cfg.PORTS, "fw_cfg", bus.add("fw_cfg", FwCfg(bus.memory, files, items)), width=4)
 
 
 def debug_exit(board: Board) -> None:
@@ -222,17 +252,18 @@ class A20Gate:
 
 
 def reset(bus: Bus, cfg: PcConfig) -> None:
-    """The reset line reaches every chip; then power-on self-test.  Interrupt controllers last."""
+    """The reset line reaches every chip, interrupt controllers last; then the self-test, if it's ours."""
     with bus.lock:
         for chip in reversed(bus.devices.values()):
             chip.reset()
-        post(bus, cfg)
+        for index, value in firmware_post.cmos(cfg.memory, len(cfg.serial), cfg.boot).items():
+            bus.devices["rtc"].set_cmos(index, value)
+        if cfg.rom is None:
+            post(bus)
 
 
-def post(bus: Bus, cfg: PcConfig) -> None:
+def post(bus: Bus) -> None:
     """As the BIOS would leave it: A20 on, timer ticking, everything masked, PM at its base, PIRQs routed."""
-    for index, value in firmware_post.cmos(cfg.memory, len(cfg.serial)).items():
-        bus.devices["rtc"].set_cmos(index, value)
     config = firmware_post.config_write
     level = 1 << SCI_IRQ | sum(1 << irq for irq in set(PIRQ_ROUTE))
     writes = [(0x92, 0x02, 1)]
@@ -247,14 +278,14 @@ def post(bus: Bus, cfg: PcConfig) -> None:
         bus.write_port(port, value, size)
 
 
-def acpi_platform(processors: int, serial_ports: int) -> Platform:
+def acpi_platform(cfg: PcConfig) -> Platform:
     """This board as its ACPI tables tell it."""
     level = Polarity.ACTIVE_HIGH | Trigger.LEVEL
     return Platform(
-        processors=processors,
+        processors=cfg.processors,
         local_apic=e820.LOCAL_APIC,
         io_apic=e820.IO_APIC,
-        io_apic_id=processors,
+        io_apic_id=cfg.processors,
         overrides=((0, 2, 0), (SCI_IRQ, SCI_IRQ, level), *((irq, irq, level) for irq in LINK_IRQS)),
         sci_irq=SCI_IRQ,
         smi_command=SMI_COMMAND,
@@ -270,5 +301,5 @@ def acpi_platform(processors: int, serial_ports: int) -> Platform:
         isa_bridge=ISA_BRIDGE,
         link_irqs=LINK_IRQS,
         pci_hole=(e820.PCI_HOLE, e820.PCI_HOLE_LAST),
-        serial=COM[:serial_ports],
+        serial=COM[: len(cfg.serial)],
     )

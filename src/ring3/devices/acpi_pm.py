@@ -187,7 +187,8 @@ class AcpiPm:
             self._timer.cancel()
 
 
-PMBASE, PMREGMISC = 0x40, 0x80
+PMBASE, DEVACTB, PMREGMISC = 0x40, 0x58, 0x80
+APMC_EN = 1 << 25                       # of DEVACTB: writes to the SMI command port raise an SMI
 
 FUNCTION_RESET = image(
     (PciReg.VENDOR, 2, 0x8086),
@@ -197,6 +198,9 @@ FUNCTION_RESET = image(
     (PciReg.CLASS, 3, 0x06_80_00),
     (PciReg.INTERRUPT_PIN, 1, 0x01),
     (PMBASE, 4, 0x0000_0001),
+    # The SMI command port works from the start: what an SMI handler would do, this chip does itself.  A
+    # BIOS that finds it on leaves system management mode alone, which this machine does not have.
+    (DEVACTB, 4, APMC_EN),
 )
 
 FUNCTION_WRITABLE = image(

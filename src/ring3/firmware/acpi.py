@@ -8,13 +8,16 @@ Not described: sleep states other than S5, GPEs, thermal zones, processors' P an
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from ring3.firmware import aml
 
 OEM_ID = b"RING3 "
 OEM_TABLE_ID = b"RING3PC "
 CREATOR_ID = b"RNG3"
+CHECKSUM = 9                            # offset in a table's header
+RSDP_PLACE = 48                         # bytes kept for it
 ALIGNMENT = 16                          # bytes: what the RSDP needs (§5.2.5.1)
 FACS_LENGTH = 64                        # bytes; its address must be a multiple of that (§5.2.10)
 
@@ -63,6 +66,11 @@ class Platform:
     link_irqs: tuple[int, ...]                      # ISA IRQs the PCI interrupt links may use
     pci_hole: tuple[int, int]                       # first and last address
     serial: tuple[tuple[int, int], ...]             # (port, IRQ) of each COM port
+    parallel: tuple[tuple[int, int], ...] = ()      # and of each LPT port
+    floppy: bool = False                            # a diskette controller at its usual place
+    video: bool = False                             # something that answers as a VGA
+    hpet: int = 0                                   # address; 0: none
+    hpet_id: int = 0                                # the low half of its capabilities register
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,36 @@ class Tables:
     image: bytes                                    # to be put at the base given to `build`
     rsdp: int                                       # address
     facs: bytes                                     # to be put at the FACS address given
+
+
+class Pointer(NamedTuple):
+    """A little-endian address in a blob, of something in the blob or of the FACS."""
+
+    at: int                                         # offset
+    size: int                                       # bytes
+    target: int | None                              # offset; None: the FACS
+
+
+@dataclass(frozen=True)
+class Blob:
+    """Tables one after the other, not at an address yet: pointers and checksums are still to be filled in."""
+
+    data: bytearray
+    pointers: list[Pointer]
+    tables: list[tuple[int, int]]                   # (offset, length)
+    rsdt: int                                       # offsets
+    xsdt: int
+
+    def at(self, base: int, facs: int) -> bytes:
+        """For a place that is known."""
+        data = bytearray(self.data)
+        for pointer in self.pointers:
+            address = facs if pointer.target is None else base + pointer.target
+            data[pointer.at : pointer.at + pointer.size] = address.to_bytes(pointer.size, "little")
+        for offset, length in self.tables:
+            data[offset + CHECKSUM] = 0
+            data[offset + CHECKSUM] = checksum(data[offset : offset + length])
+        return bytes(data)
 
 
 def checksum(data: bytes | bytearray) -> int:
@@ -87,26 +125,40 @@ def table(signature: bytes, revision: int, body: bytes) -> bytes:
     return bytes(data)
 
 
-def build(platform: Platform, *, base: int, facs: int) -> Tables:
-    """All tables, to be put at `base`; the FACS, which the guest writes, goes into RAM at `facs`."""
-    image = bytearray(48)                           # the RSDP's place: it needs the others' addresses
+def lay_out(platform: Platform) -> Blob:
+    """All tables but the RSDP, which stands where guests look for it, and the FACS, which they write."""
+    blob = Blob(bytearray(), [], [], 0, 0)
 
-    def place(data: bytes) -> int:
-        image.extend(bytes(-len(image) % ALIGNMENT))
-        address = base + len(image)
-        image.extend(data)
-        return address
+    def place(data: bytes, *pointers: Pointer) -> int:
+        blob.data.extend(bytes(-len(blob.data) % ALIGNMENT))
+        offset = len(blob.data)
+        blob.data.extend(data)
+        blob.tables.append((offset, len(data)))
+        blob.pointers.extend(pointer._replace(at=offset + pointer.at) for pointer in pointers)
+        return offset
 
     dsdt = place(table(b"DSDT", 2, dsdt_body(platform)))
+    fadt_pointers = [Pointer(36, 4, None), Pointer(40, 4, dsdt), Pointer(132, 8, None), Pointer(140, 8, dsdt)]
     roots = [
-        place(table(b"FACP", 3, fadt_body(platform, facs=facs, dsdt=dsdt))),
+        place(table(b"FACP", 3, fadt_body(platform)), *fadt_pointers),
         place(table(b"APIC", 3, madt_body(platform))),
     ]
-    rsdt = place(table(b"RSDT", 1, b"".join(struct.pack("<I", root) for root in roots)))
-    xsdt = place(table(b"XSDT", 1, b"".join(struct.pack("<Q", root) for root in roots)))
-    rsdp = rsdp_structure(rsdt, xsdt)
-    image[: len(rsdp)] = rsdp
-    return Tables(bytes(image), base, facs_structure())
+    if platform.hpet:
+        roots.append(place(table(b"HPET", 1, hpet_body(platform))))
+    rsdt, xsdt = (
+        place(table(signature, 1, bytes(size * len(roots))),
+              *(Pointer(36 + size * n, size, root) for n, root in enumerate(roots)))
+        for signature, size in ((b"RSDT", 4), (b"XSDT", 8))
+    )
+    return replace(blob, rsdt=rsdt, xsdt=xsdt)
+
+
+def build(platform: Platform, *, base: int, facs: int) -> Tables:
+    """The RSDP and all tables, to be put at `base`; the FACS, which the guest writes, into RAM at `facs`."""
+    blob = lay_out(platform)
+    first = base + RSDP_PLACE
+    rsdp = rsdp_structure(first + blob.rsdt, first + blob.xsdt)
+    return Tables(rsdp.ljust(RSDP_PLACE, b"\0") + blob.at(first, facs), base, facs_structure())
 
 
 def rsdp_structure(rsdt: int, xsdt: int) -> bytes:
@@ -128,17 +180,22 @@ def generic_address(port: int, width_bits: int) -> bytes:
     return struct.pack("<BBBBQ", 1, width_bits, 0, access, port)
 
 
-def fadt_body(platform: Platform, *, facs: int, dsdt: int) -> bytes:
-    """§5.2.9, in the table's order; offsets of the specification count the header's 36 bytes."""
+def fadt_body(platform: Platform) -> bytes:
+    """§5.2.9, in the table's order; offsets of the specification count the header's 36 bytes.
+
+    The addresses of FACS and DSDT are filled in later.
+    """
     p = platform
     flags = (
         FadtFlag.WBINVD | FadtFlag.PROC_C1 | FadtFlag.SLP_BUTTON | FadtFlag.FIX_RTC | FadtFlag.RESET_REG_SUP
     )
-    boot = BootArchitecture.LEGACY_DEVICES | BootArchitecture.I8042 | BootArchitecture.VGA_NOT_PRESENT
+    boot = BootArchitecture.LEGACY_DEVICES | BootArchitecture.I8042
+    if not p.video:
+        boot |= BootArchitecture.VGA_NOT_PRESENT
     absent = bytes(12)
     return b"".join(
         (
-            struct.pack("<IIBBH", facs, dsdt, 0, 1, p.sci_irq),                     # profile 1: desktop
+            struct.pack("<8xBBH", 0, 1, p.sci_irq),                     # profile 1: desktop
             struct.pack("<IBBBB", p.smi_command, p.acpi_enable, p.acpi_disable, 0, 0),
             struct.pack("<8I", p.pm1_event, 0, p.pm1_control, 0, 0, p.pm_timer, 0, 0),
             struct.pack("<8B", 4, 2, 0, 4, 0, 0, 0, 0),                             # lengths of those blocks
@@ -147,7 +204,7 @@ def fadt_body(platform: Platform, *, facs: int, dsdt: int) -> bytes:
             struct.pack("<HBI", boot, 0, flags),
             generic_address(p.reset_port, 8),
             struct.pack("<B3x", p.reset_value),
-            struct.pack("<QQ", facs, dsdt),
+            bytes(16),
             generic_address(p.pm1_event, 32) + absent,
             generic_address(p.pm1_control, 16) + absent,
             absent,                                                                 # PM2 control
@@ -171,6 +228,13 @@ def madt_body(platform: Platform) -> bytes:
     all_processors, lint1 = 0xFF, 1
     entries.append(struct.pack("<BBBHB", MadtType.LOCAL_APIC_NMI, 6, all_processors, 0, lint1))
     return b"".join(entries)
+
+
+def hpet_body(platform: Platform) -> bytes:
+    """IA-PC HPET Specification 1.0a, §3.2.4: where the block is and its capabilities' low half."""
+    memory = 0
+    address = struct.pack("<BBBBQ", memory, 64, 0, 0, platform.hpet)
+    return struct.pack("<I", platform.hpet_id) + address + struct.pack("<BHB", 0, 0x0080, 0)
 
 
 # --- the DSDT ---
@@ -219,7 +283,8 @@ def pci_routing() -> bytes:
 
 def isa_bridge(platform: Platform) -> bytes:
     """The bridge's PIRQ route control registers and the devices that no bus can enumerate."""
-    com = [serial_port(n, port, irq) for n, (port, irq) in enumerate(platform.serial)]
+    ports = [serial_port(n, port, irq) for n, (port, irq) in enumerate(platform.serial)]
+    ports += [parallel_port(n, port, irq) for n, (port, irq) in enumerate(platform.parallel)]
     return aml.device(
         "ISA",
         aml.name("_ADR", platform.isa_bridge << 16),
@@ -234,8 +299,27 @@ def isa_bridge(platform: Platform) -> bytes:
         isa_device("KBD", "PNP0303", aml.io(0x60, 1), aml.io(0x64, 1), aml.irq_no_flags(1)),
         isa_device("MOU", "PNP0F13", aml.irq_no_flags(12)),
         isa_device("PM", "PNP0C02", aml.io(*platform.pm_ports), *smi_command_ports(platform)),
-        *com,
+        isa_device(
+            "DMA", "PNP0200",
+            aml.io(0x00, 16), aml.io(0x81, 15), aml.io(0xC0, 32), aml.dma(4, bus_master=True),
+        ),
+        isa_device("FPU", "PNP0C04", aml.io(0xF0, 2), aml.irq_no_flags(13)),
+        *(diskette_controller() if platform.floppy else ()),
+        *(high_precision_timer(platform) if platform.hpet else ()),
+        *ports,
     )
+
+
+def diskette_controller() -> list[bytes]:
+    return [
+        isa_device(
+            "FDC", "PNP0700", aml.io(0x3F0, 6), aml.io(0x3F7, 1), aml.irq_no_flags(6), aml.dma(2)
+        )
+    ]
+
+
+def high_precision_timer(platform: Platform) -> list[bytes]:
+    return [isa_device("HPET", "PNP0103", aml.memory32_fixed(platform.hpet, 0x400))]
 
 
 def smi_command_ports(platform: Platform) -> list[bytes]:
@@ -254,6 +338,15 @@ def serial_port(index: int, port: int, irq: int) -> bytes:
     return aml.device(
         f"COM{index + 1}",
         aml.name("_HID", aml.eisa_id("PNP0501")),
+        aml.name("_UID", index + 1),
+        aml.name("_CRS", aml.resource_template(aml.io(port, 8, alignment=8), aml.irq_no_flags(irq))),
+    )
+
+
+def parallel_port(index: int, port: int, irq: int) -> bytes:
+    return aml.device(
+        f"LPT{index + 1}",
+        aml.name("_HID", aml.eisa_id("PNP0400")),
         aml.name("_UID", index + 1),
         aml.name("_CRS", aml.resource_template(aml.io(port, 8, alignment=8), aml.irq_no_flags(irq))),
     )

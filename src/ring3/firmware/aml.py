@@ -167,6 +167,16 @@ def irq_no_flags(line: int) -> bytes:
     return b"\x22" + (1 << line).to_bytes(2, "little")
 
 
+def dma(channel: int, *, bus_master: bool = False) -> bytes:
+    """DMA descriptor: compatibility timing, 8-bit transfers."""
+    return bytes([0x2A, 1 << channel, 0x04 if bus_master else 0x00])
+
+
+def memory32_fixed(base: int, length: int) -> bytes:
+    """32-bit fixed memory range descriptor, not writable as the device's registers have it."""
+    return b"\x86\x09\x00\x00" + base.to_bytes(4, "little") + length.to_bytes(4, "little")
+
+
 def interrupt_level_high_shared(lines: Sequence[int]) -> bytes:
     """Extended interrupt descriptor, as a PCI interrupt link uses it; its first line is at byte 5."""
     numbers = b"".join(line.to_bytes(4, "little") for line in lines)

@@ -5,6 +5,8 @@ business, so those come as arguments.  Layout of CMOS memory: IBM PC/AT Technica
 and the extensions that all BIOSes share (15h–18h, 30h–35h, 5Bh–5Dh).
 """
 
+from collections.abc import Sequence
+
 from ring3.firmware.e820 import EBDA, EXTENDED, KIB, MIB, split
 
 PortWrite = tuple[int, int, int]                    # (port, value, size in bytes)
@@ -12,8 +14,11 @@ PortWrite = tuple[int, int, int]                    # (port, value, size in byte
 CONFIG_ADDRESS, CONFIG_DATA = 0xCF8, 0xCFC
 
 
-def cmos(memory: int, serial_ports: int) -> dict[int, int]:
-    """Bytes by index, with the checksum of 10h–2Dh in 2Eh–2Fh."""
+BOOT_DEVICE = {"floppy": 1, "disk": 2, "cdrom": 3, "network": 4}
+
+
+def cmos(memory: int, serial_ports: int, boot: Sequence[str]) -> dict[int, int]:
+    """Bytes by index, with the checksum of 10h–2Dh in 2Eh–2Fh; `boot`: kinds of devices in their order."""
     low, high = split(memory)
     conventional_kib = EBDA // KIB + 1
     extended_kib = min((low - EXTENDED) // KIB, 0xFFFF)
@@ -25,6 +30,9 @@ def cmos(memory: int, serial_ports: int) -> dict[int, int]:
     for index, word in words.items():
         values |= {index: word & 0xFF, index + 1: word >> 8}
     values |= {0x5B + n: above_4_gib >> 8 * n & 0xFF for n in range(3)}
+    first, second, third = ([BOOT_DEVICE[kind] for kind in boot] + [0, 0, 0])[:3]
+    # Where Bochs's BIOS and its heirs have the order; bit 0: a diskette needs no signature to be booted.
+    values |= {0x3D: first | second << 4, 0x38: third << 4 | 1}
     total = sum(values.get(index, 0) for index in range(0x10, 0x2E))
     return values | {0x2E: total >> 8 & 0xFF, 0x2F: total & 0xFF}
 

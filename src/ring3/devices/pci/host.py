@@ -3,6 +3,8 @@
 Datasheet: Intel, "440FX PCIset: 82441FX PCI and Memory Controller (PMC)", 290549.  Register names are the
 datasheet's.
 
+The subsystem IDs are QEMU's: by them SeaBIOS knows that the machine has firmware configuration.
+
 PAM (59h to 5Fh) decides whether reads and writes of the area from C0000h to FFFFFh reach RAM or the ROM
 behind it; every change is told to the board by `shadow`.  The DRAM registers, SMRAM and the error registers
 are stored and do nothing: RAM is where the board put it and there is no system management mode.
@@ -31,6 +33,7 @@ RESET = image(
     (Reg.STATUS, 2, 0x0280),
     (Reg.REVISION, 1, 0x02),
     (Reg.CLASS, 3, 0x06_00_00),
+    (Reg.SUBSYSTEM_VENDOR, 4, 0x1100_1AF4),
     (0x57, 1, 0x01),  # DRAMC
     (0x72, 1, 0x02),  # SMRAM
 )

@@ -1,0 +1,29 @@
+"""Firmware images of the host: Debian's packages put them where QEMU and others look, too."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ring3.errors import ConfigError
+
+BIOS, VGA_BIOS = "bios-256k.bin", "vgabios-stdvga.bin"
+SEABIOS_DIRECTORIES = ("/usr/share/seabios", "/usr/local/share/seabios", "/usr/share/qemu")
+
+
+def seabios(name: str) -> bytes:
+    """A file of SeaBIOS."""
+    return read("bios", name, SEABIOS_DIRECTORIES, package="seabios")
+
+
+def present(name: str) -> bool:
+    return any(Path(directory, name).is_file() for directory in SEABIOS_DIRECTORIES)
+
+
+def read(setting: str, name: str, directories: Sequence[str], *, package: str) -> bytes:
+    for directory in directories:
+        path = Path(directory, name)
+        if path.is_file():
+            try:
+                return path.read_bytes()
+            except OSError as error:
+                raise ConfigError(f"firmware: {path}: {error.strerror}: make it readable") from error
+    raise ConfigError(f"firmware: {name} for `{setting}` is not on this host: apt install {package}")
