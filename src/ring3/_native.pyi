@@ -109,6 +109,32 @@ class Vcpu:
         """Counters, and times in nanoseconds; while `run` or `wait` is on, as these found them.  Any thread."""
     def error(self) -> str | None: ...
 
+Area = tuple[int, int, int, int]                # x, y, width, height
+
+class PixelFormat:
+    """A viewer's true-colour pixel format (RFC 6143, 7.4)."""
+
+    def __init__(self, bits: int, depth: int, big_endian: bool,
+                 max: tuple[int, int, int], shift: tuple[int, int, int]) -> None:
+        """`max` and `shift`: of red, green and blue.  Raises ValueError for numbers that don't fit together."""
+
+class Frame:
+    """The screen as consoles know it: BGRX pixels in, RFB encodings out.  All calls drop the GIL; any thread."""
+
+    def __init__(self, width: int, height: int) -> None:
+        """Black.  Raises ValueError beyond 8192 pixels."""
+    def update(self, area: Area, pixels: bytes, find_scroll: bool
+               ) -> tuple[tuple[int, int, int, int, int, int] | None, list[Area]]:
+        """Takes newer pixels: what moved (from x, y; to x, y; width, height), and what changed besides.
+
+        Raises ValueError when they aren't that area's.
+        """
+    def raw(self, area: Area, format: PixelFormat) -> bytes: ...
+    def zrle(self, area: Area, format: PixelFormat) -> bytes:
+        """The tiles, before zlib."""
+    def tight(self, area: Area, format: PixelFormat) -> list[tuple[Area, bytes, int | None, bytes]]:
+        """Rectangles: where, control byte and what follows it plain, the zlib stream, what that compresses."""
+
 def cpu_models() -> dict[str, str]:
     """CPU models by name, each with a line of description."""
 

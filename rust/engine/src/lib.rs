@@ -6,6 +6,7 @@
 
 pub mod apic;
 pub mod cpuid;
+pub mod encode;
 pub mod exit;
 pub mod fault;
 pub mod fpustate;

@@ -3,6 +3,7 @@
 //! `src/ring3/_native.pyi` documents what Python sees.
 
 mod device;
+mod encode;
 mod registers;
 mod vcpu;
 mod vm;
@@ -49,6 +50,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<vm::Vm>()?;
     module.add_class::<vcpu::Vcpu>()?;
     module.add_class::<Exit>()?;
+    module.add_class::<encode::Frame>()?;
+    module.add_class::<encode::PixelFormat>()?;
     module.add_function(wrap_pyfunction!(cpu_models, module)?)?;
     module.add_function(wrap_pyfunction!(host_features, module)?)
 }
