@@ -172,7 +172,10 @@ fn zrle_tile_of_long_runs_has_their_lengths() {
     let tile = zrle_of(&painted(64, 64, |_, y| [7, 8][y / 16 % 2]));
     let run = |index: u8| [index | 0x80, 255, 255, 255, 255, 3]; // 1024 = 1 + 4 * 255 + 3
     let head = [130, 7, 0, 0, 8, 0, 0];
-    assert_eq!(tile, [&head[..], &run(0), &run(1), &run(0), &run(1)].concat());
+    assert_eq!(
+        tile,
+        [&head[..], &run(0), &run(1), &run(0), &run(1)].concat()
+    );
 }
 
 #[test]

@@ -61,8 +61,8 @@ impl Palette {
     /// Bits of a packed index.
     fn packed_bits(&self) -> usize {
         match self.colours.len() {
-            ..=2 => 1,
-            ..=4 => 2,
+            0..=2 => 1,
+            3..=4 => 2,
             _ => 4,
         }
     }
