@@ -77,6 +77,9 @@ class FakeVm:
                 at = address - base
                 self.roms[base] = rom[:at] + data + rom[at + len(data) :]
 
+    def set_gateway(self, port, magic, call):
+        self.gateway = (port, magic, call)
+
     def set_a20(self, enabled):
         self.a20 = enabled
 
@@ -86,6 +89,7 @@ class FakeVm:
 
 class FakeVcpu:
     guest = None
+    tsc_hz = 1_000_000_000
 
     def __init__(self, vm, *, index=0, engine="translate", cpu="max"):
         self.vm = vm

@@ -39,6 +39,13 @@ class Vm:
         Raises ValueError when the range overlaps one already mapped.
         """
     def unmap_ports(self, first: int, count: int) -> None: ...
+    def set_gateway(
+        self, port: int, magic: int, call: Callable[[int, int, int, int, int, int, int, int], Any]
+    ) -> None:
+        """Functions that guests call by IN EAX, DX at `port` with `magic` in EAX, whatever their privilege.
+
+        call(eax, ebx, ecx, edx, esi, edi, ebp, cpl) -> those seven registers, or None: an access to the port.
+        """
     def map_mmio(self, base: int, size: int, read: Any, write: Any, *, width: int = 4) -> None:
         """MMIO window of whole pages; read(offset, size) -> int, write(offset, value, size)."""
     def unmap_mmio(self, base: int, size: int) -> None: ...

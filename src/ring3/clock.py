@@ -35,6 +35,9 @@ class Clock:
         """Nanoseconds since power-on."""
         raise NotImplementedError
 
+    def timer(self, callback: Callable[[], None]) -> "Timer":
+        return Timer(self, callback)
+
     def next_deadline(self) -> int | None:
         """The earliest deadline armed, in ns; None without any."""
         return min(self._armed.values(), default=None)

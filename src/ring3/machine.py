@@ -35,6 +35,7 @@ from ring3.char import CharBackend, open_backend
 from ring3.char.memory import MemoryBackend
 from ring3.clock import NS_PER_S, HostClock
 from ring3.config import File, MachineConfig, configure
+from ring3.display.input import Keyboard, Mouse
 from ring3.errors import ConfigError, EngineError, HostError, VmError
 from ring3.firmware import acpi, boot, e820, find, initrd, post, rom
 from ring3.firmware.handover import Boot, Kernel, Target
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 SWITCH_INTERVAL_S = 1e-4                # CPython's default lets a busy Python thread starve the vCPU for 5 ms
 EMBEDDED_GUEST = "embedded_guest.bin"
+TEXT_SCREEN = (720, 400)                # pixels
 STOP_PATIENCE_S = 10.0                  # the longest `stop` waits for the vCPU's thread
 LONG_MODE = 1 << 29                     # CPUID.80000001h:EDX
 
@@ -138,6 +140,7 @@ class Machine:
             rom=find.seabios(find.BIOS) if config.starts_with == "bios" else None,
             option_roms={pc.VGA_ROM: find.seabios(find.VGA_BIOS)} if config.starts_with == "bios" else {},
             boot=config.boot_order,
+            tsc_hz=self.vcpu.tsc_hz,
         )
         self.memory = self.bus.memory
         pc.build(self.bus, self._pc)
@@ -148,6 +151,16 @@ class Machine:
         self.vcpu.set_ferr_handler(self.bus.locked(self.devices["coprocessor"].ferr))
         if config.starts_with == "kernel":
             self._tables = self._write_rom()
+        self._build_input()
+
+    def _build_input(self) -> None:
+        ps2, vmmouse = self.devices["ps2"], self.devices["vmmouse"]
+        self.keyboard = Keyboard(self.clock, self.bus.lock, [ps2.keyboard], self.config.keyboard)
+        self.mouse = Mouse(self.clock, self.bus.lock, ps2.mouse, [vmmouse], self._screen_size)
+
+    def _screen_size(self) -> tuple[int, int]:
+        screen = getattr(self, "screen", None)
+        return screen.size if screen is not None else TEXT_SCREEN
 
     def _write_rom(self) -> acpi.Tables:
         tables = acpi.build(pc.acpi_platform(self._pc), base=e820.SYSTEM_ROM, facs=rom.FACS)
@@ -164,6 +177,8 @@ class Machine:
     def _power_on(self, kernel: Kernel | None) -> None:
         """Power-on or reset.  RAM is left as it is, as on hardware; without a kernel, firmware goes on."""
         handover = self._prepare_boot(kernel) if kernel is not None else None
+        self.keyboard.reset()
+        self.mouse.reset()
         pc.reset(self.bus, self._pc)
         self.vcpu.reset()
         if handover is not None:

@@ -29,6 +29,8 @@ from ring3.devices.uart import Ns16550
 from ring3.devices.virtio.blk import VirtioBlk
 from ring3.devices.virtio.console import VirtioConsole
 from ring3.devices.virtio.rng import VirtioRng
+from ring3.devices.vmware import backdoor
+from ring3.devices.vmware.pointer import VmMouse
 from ring3.irq import IrqLine
 from ring3.state import load, record
 from virtio_driver import Wiring, mad
@@ -64,17 +66,45 @@ def any_line(chip, rng):
 
 
 def any_key(chip, rng):
-    rng.choice((chip.press, chip.release))(rng.choice((0x1E, 0xE04B, 0xE11D, 0xE037, 0x7F, 0xFFFF, 0)))
+    key = rng.choice((0x1E, 0x1D, 0xE04B, 0xE11D, 0xE037, 0xE038, 0x7F, 0xFFFF, 0))
+    chip.keyboard.key(key, rng.random() < 0.5)
 
 
 def any_movement(chip, rng):
-    chip.move(rng.randint(-999, 999), rng.randint(-9, 9), rng.randint(-9, 9), rng.getrandbits(5))
+    chip.mouse.move(rng.randint(-999, 999), rng.randint(-9, 9), rng.randint(-9, 9), rng.getrandbits(5))
 
 
 def any_transfer(dma, rng):
     channel = dma.channel(rng.randrange(8))
     channel.to_memory(rng.randbytes(rng.randrange(600)))
     channel.from_memory(rng.randrange(600))
+
+
+class GatewayFace:
+    """VMware's backdoor as a window: offset and value choose a call."""
+
+    def __init__(self, door):
+        self._door = door
+
+    def read(self, offset, size):
+        registers = self._door.call(backdoor.MAGIC, offset % 7, 38 + offset % 5, 0, 0, 0, 0, offset % 3)
+        assert all(0 <= value < 1 << 32 for value in registers)
+        return registers[0] & (1 << 8 * size) - 1
+
+    def write(self, offset, value, size):
+        request = (0x4541_4552, 0x5342_4152, 0x4C45_5252, 0xF5, value)[offset % 5]
+        self._door.call(backdoor.MAGIC, request, 41 + offset % 2 * 45, 0, 0, 0, 0, 0)
+
+
+def make_vmmouse(clock):
+    door = backdoor.Backdoor(10**9)
+    chip = VmMouse(door, ignore)
+    chip.door = door
+    return chip
+
+
+def any_point(chip, rng):
+    chip.point(rng.getrandbits(17), rng.getrandbits(16), rng.randint(-999, 999), rng.getrandbits(5))
 
 
 def itself(ports):
@@ -110,6 +140,12 @@ DEVICES = {
         lambda clock: I8042(clock, IrqLine(), IrqLine(), ignore, ignore),
         lambda c: [(c.data, 1), (c.command, 1)],
         events=(any_key, any_movement),
+    ),
+    "backdoor": Device(
+        lambda clock: backdoor.Backdoor(10**9), wide_faces=lambda c: [(GatewayFace(c), 64)]
+    ),
+    "vmmouse": Device(
+        make_vmmouse, wide_faces=lambda c: [(GatewayFace(c.door), 64)], events=(any_point,)
     ),
     "port_a": Device(lambda clock: PortA(ignore, ignore), itself(1)),
     "reset_control": Device(lambda clock: ResetControl(ignore, ignore), itself(1)),

@@ -91,40 +91,40 @@ def test_status_tells_command_from_data(ps2):
 
 
 def test_a_key_makes_and_breaks_in_set_1_when_translated(translated, clock):
-    translated.press(A)
-    translated.release(A)
+    translated.keyboard.key(A, True)
+    translated.keyboard.key(A, False)
     assert drain(translated, clock) == [0x1E, 0x9E]
 
 
 def test_a_key_makes_and_breaks_in_set_2_when_not(ps2, clock):
-    ps2.press(A)
-    ps2.release(A)
+    ps2.keyboard.key(A, True)
+    ps2.keyboard.key(A, False)
     assert drain(ps2, clock) == [0x1C, 0xF0, 0x1C]
 
 
 def test_prefixed_keys_and_pause_translate(translated, clock):
-    translated.press(0xE04B)
-    translated.release(0xE04B)
-    translated.press(PAUSE)
+    translated.keyboard.key(0xE04B, True)
+    translated.keyboard.key(0xE04B, False)
+    translated.keyboard.key(PAUSE, True)
     assert drain(translated, clock) == [0xE0, 0x4B, 0xE0, 0xCB, 0xE1, 0x1D, 0x45, 0xE1, 0x9D, 0xC5]
 
 
 def test_a_byte_interrupts_until_read(translated, edges):
-    translated.press(A)
+    translated.keyboard.key(A, True)
     assert edges == [True]
     translated.data.read(0)
     assert edges == [True, False]
 
 
 def test_a_byte_read_twice_is_the_same(translated):
-    translated.press(A)
-    translated.release(A)
+    translated.keyboard.key(A, True)
+    translated.keyboard.key(A, False)
     assert translated.data.read(0) == translated.data.read(0) == 0x1E
 
 
 def test_the_next_byte_takes_its_time_and_makes_its_own_edge(translated, clock, edges):
-    translated.press(A)
-    translated.release(A)
+    translated.keyboard.key(A, True)
+    translated.keyboard.key(A, False)
     translated.data.read(0)
     clock.advance(BYTE_NS - 1)
     assert edges == [True, False]
@@ -134,7 +134,7 @@ def test_the_next_byte_takes_its_time_and_makes_its_own_edge(translated, clock, 
 
 def test_disabled_keyboard_keeps_its_codes(translated, clock):
     translated.command.write(0, Command.DISABLE_KEYBOARD)
-    translated.press(A)
+    translated.keyboard.key(A, True)
     assert not translated.command.read(0) & Status.OBF
     translated.command.write(0, Command.ENABLE_KEYBOARD)
     assert drain(translated, clock) == [0x1E]
@@ -142,10 +142,10 @@ def test_disabled_keyboard_keeps_its_codes(translated, clock):
 
 def test_full_keyboard_reports_one_overrun(ps2, clock):
     ps2.command.write(0, Command.DISABLE_KEYBOARD)
-    for _ in range(30):
-        ps2.press(A)
+    for n in range(30):
+        ps2.keyboard.key(A, n % 2 == 0)
     ps2.command.write(0, Command.ENABLE_KEYBOARD)
-    assert drain(ps2, clock) == [0x1C] * 16 + [0x00]
+    assert drain(ps2, clock) == [0x1C, 0xF0, 0x1C] * 5 + [0x1C, 0x00]
 
 
 def test_keyboard_reset_passes_its_self_test(ps2, clock):
@@ -168,7 +168,7 @@ def test_leds(ps2, clock):
     assert drain(ps2, clock) == [0xFA]
     ps2.data.write(0, 0x04)
     assert drain(ps2, clock) == [0xFA]
-    assert ps2.leds == 4
+    assert ps2.keyboard.leds == 4
 
 
 def test_scan_code_sets(ps2, clock):
@@ -179,19 +179,20 @@ def test_scan_code_sets(ps2, clock):
         ps2.data.write(0, 0xF0)
         ps2.data.write(0, 0)
         assert drain(ps2, clock)[-1] == number
-        ps2.press(A)
-        ps2.release(A)
+        ps2.keyboard.key(A, True)
+        ps2.keyboard.key(A, False)
         assert drain(ps2, clock) == codes
 
 
 def test_disabled_scanning_sends_nothing(ps2, clock):
     ps2.data.write(0, 0xF5)
     drain(ps2, clock)
-    ps2.press(A)
+    ps2.keyboard.key(A, True)
+    ps2.keyboard.key(A, False)
     assert drain(ps2, clock) == []
     ps2.data.write(0, 0xF4)
     drain(ps2, clock)
-    ps2.press(A)
+    ps2.keyboard.key(A, True)
     assert drain(ps2, clock) == [0x1C]
 
 
@@ -256,20 +257,20 @@ def test_mouse_reset_and_identity(ps2, clock):
 
 def test_mouse_packet_has_signs_and_buttons(ps2, clock):
     to_mouse(ps2, clock, 0xF4)
-    ps2.move(-5, 3, 0, 0x01)
+    ps2.mouse.move(-5, 3, 0, 0x01)
     assert drain(ps2, clock) == [0x08 | 0x10 | 0x01, 0xFB, 0x03]
 
 
 def test_mouse_interrupts_on_its_own_line(translated, clock, edges, mouse_edges):
     to_mouse(translated, clock, 0xF4)
     mouse_edges.clear()
-    translated.move(1, 0, 0, 0)
+    translated.mouse.move(1, 0, 0, 0)
     assert translated.command.read(0) & Status.AUX_OBF
     assert (edges, mouse_edges) == ([], [True])
 
 
 def test_mouse_is_silent_until_enabled(ps2, clock):
-    ps2.move(1, 1, 0, 0)
+    ps2.mouse.move(1, 1, 0, 0)
     assert drain(ps2, clock) == []
 
 
@@ -277,7 +278,7 @@ def test_mouse_movement_adds_up_and_is_not_lost(ps2, clock):
     to_mouse(ps2, clock, 0xF4)
     ps2.command.write(0, Command.DISABLE_AUX)
     for _ in range(3):
-        ps2.move(100, 0, 0, 0)
+        ps2.mouse.move(100, 0, 0, 0)
     ps2.command.write(0, Command.ENABLE_AUX)
     assert drain(ps2, clock) == [0x08, 255, 0, 0x08, 45, 0]
 
@@ -288,20 +289,20 @@ def test_mouse_turns_into_one_with_a_wheel(ps2, clock, rates, number, tail):
         to_mouse(ps2, clock, 0xF3, rate)
     assert to_mouse(ps2, clock, 0xF2) == [0xFA, number]
     to_mouse(ps2, clock, 0xF4)
-    ps2.move(0, 0, -1, 0x08)
+    ps2.mouse.move(0, 0, -1, 0x08)
     assert drain(ps2, clock) == [0x08, 0, 0, tail]
 
 
 def test_mouse_status_request(ps2, clock):
     to_mouse(ps2, clock, 0xE8, 3, 0xF3, 40, 0xE7, 0xF4)
-    ps2.move(0, 0, 0, 0x01)
+    ps2.mouse.move(0, 0, 0, 0x01)
     drain(ps2, clock)
     assert to_mouse(ps2, clock, 0xE9) == [0xFA, 0x20 | 0x10 | 0x04, 3, 40]
 
 
 def test_mouse_in_remote_mode_answers_when_asked(ps2, clock):
     to_mouse(ps2, clock, 0xF0, 0xF4)
-    ps2.move(7, 0, 0, 0)
+    ps2.mouse.move(7, 0, 0, 0)
     assert drain(ps2, clock) == []
     assert to_mouse(ps2, clock, 0xEB) == [0xFA, 0x08, 7, 0]
 
@@ -311,3 +312,87 @@ def test_mouse_in_wrap_mode_echoes(ps2, clock):
     assert to_mouse(ps2, clock, 0x12, 0xF2) == [0x12, 0xF2]
     assert to_mouse(ps2, clock, 0xEC) == [0xFA]
     assert to_mouse(ps2, clock, 0xF2) == [0xFA, 0x00]
+
+
+# --- what a keyboard does by itself ---
+
+
+def take(ps2):
+    """What is there now, without letting time pass."""
+    return ps2.data.read(0) if ps2.command.read(0) & Status.OBF else None
+
+
+def test_a_key_held_down_repeats_after_the_delay_at_the_rate(translated, clock):
+    translated.keyboard.key(A, True)
+    assert take(translated) == 0x1E
+    clock.advance(499_000_000)
+    assert take(translated) is None
+    clock.advance(10_000_000)
+    assert take(translated) == 0x1E
+    clock.advance(92_000_000)           # 10.9 a second
+    assert take(translated) == 0x1E
+
+
+def test_typematic_rate_and_delay_are_the_systems(ps2, clock):
+    for value in (0xF3, 0x00):          # 30 a second after 250 ms
+        ps2.data.write(0, value)
+        drain(ps2, clock)
+    ps2.keyboard.key(A, True)
+    take(ps2)
+    clock.advance(252_000_000)
+    assert take(ps2) == 0x1C
+    clock.advance(34_000_000)
+    assert take(ps2) == 0x1C
+
+
+def test_the_delay_counts_from_when_the_system_took_the_key(translated, clock):
+    translated.keyboard.key(A, True)
+    clock.advance(2_000_000_000)
+    assert take(translated) == 0x1E
+    clock.advance(400_000_000)
+    translated.keyboard.key(A, False)
+    clock.advance(1_000_000)
+    assert take(translated) == 0x9E
+
+
+def test_a_key_that_came_up_does_not_repeat(translated, clock):
+    translated.keyboard.key(A, True)
+    translated.keyboard.key(A, False)
+    clock.advance(2_000_000_000)
+    assert drain(translated, clock) == [0x1E, 0x9E]
+
+
+def test_the_last_key_pressed_is_the_one_that_repeats(translated, clock):
+    translated.keyboard.key(0x2A, True)
+    translated.keyboard.key(A, True)
+    assert take(translated) == 0x2A
+    clock.advance(1_000_000)
+    assert take(translated) == A
+    clock.advance(510_000_000)
+    assert take(translated) == A
+
+
+def test_pressing_a_key_that_is_down_does_nothing(translated, clock):
+    translated.keyboard.key(A, True)
+    translated.keyboard.key(A, True)
+    assert drain(translated, clock) == [0x1E]
+
+
+def test_print_screen_with_alt_is_sysrq(translated, clock):
+    translated.keyboard.key(0x38, True)
+    translated.keyboard.key(0xE037, True)
+    translated.keyboard.key(0x38, False)
+    translated.keyboard.key(0xE037, False)
+    assert drain(translated, clock) == [0x38, 0x54, 0xB8, 0xD4]
+
+
+def test_pause_with_ctrl_is_break(translated, clock):
+    translated.keyboard.key(0x1D, True)
+    translated.keyboard.key(PAUSE, True)
+    assert drain(translated, clock) == [0x1D, 0xE0, 0x46]
+
+
+def test_a_nudged_mouse_sends_an_empty_packet(ps2, clock):
+    to_mouse(ps2, clock, 0xF4)
+    ps2.mouse.nudge()
+    assert drain(ps2, clock) == [0x08, 0, 0]

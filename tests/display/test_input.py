@@ -4,20 +4,9 @@ import threading
 
 import pytest
 
-from ring3.clock import ManualClock, Timer
+from ring3.clock import ManualClock
 from ring3.display.input import ABSOLUTE_MAX, PACE_NS, Keyboard, Mouse
 from ring3.errors import ConfigError
-
-
-class Clock:
-    """The machine's, with timers."""
-
-    def __init__(self):
-        self.machine = ManualClock()
-        self.now, self.advance = self.machine.now, self.machine.advance
-
-    def timer(self, callback):
-        return Timer(self.machine, callback)
 
 
 class Keys:
@@ -45,7 +34,7 @@ class Pointer:
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return ManualClock()
 
 
 @pytest.fixture
@@ -207,6 +196,16 @@ def test_a_click_is_down_and_up_with_time_between(clock, mouse, ps2):
     assert ps2.heard == [(0, 0, 0, 4), (0, 0, 0, 0)]
 
 
+def test_movement_that_waits_is_one_movement(clock, mouse, ps2):
+    ps2.pending = True
+    for x in range(1000):
+        mouse.move(x // 2, 5)
+    mouse.button("left", True)
+    ps2.pending = False
+    clock.advance(10 * PACE_NS)
+    assert ps2.heard == [(499, -5, 0, 0), (0, 0, 0, 1)]
+
+
 def test_the_wheel(mouse, ps2):
     mouse.scroll(-2)
     assert ps2.heard == [(0, 0, -2, 0)]
@@ -214,4 +213,4 @@ def test_the_wheel(mouse, ps2):
 
 def test_an_unknown_button_is_named():
     with pytest.raises(ConfigError, match="'lft' is no mouse button: give one of left, right"):
-        Mouse(Clock(), threading.RLock(), Pointer(), [], lambda: (1, 1)).click("lft")
+        Mouse(ManualClock(), threading.RLock(), Pointer(), [], lambda: (1, 1)).click("lft")

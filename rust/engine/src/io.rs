@@ -1,5 +1,6 @@
 //! The port and MMIO maps: which device answers an address.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 /// A device behind ports or an MMIO window.  Offsets count from the window's start; sizes are in
@@ -7,6 +8,17 @@ use std::sync::{Arc, RwLock};
 pub trait Device: Send + Sync {
     fn read(&self, offset: u64, size: u8) -> u64;
     fn write(&self, offset: u64, size: u8, value: u64);
+}
+
+/// EAX, EBX, ECX, EDX, ESI, EDI, EBP.
+pub type CallRegisters = [u32; 7];
+
+/// Functions of the machine that guests call by IN EAX, DX at a port, with a magic number in EAX:
+/// VMware's backdoor.  They take and return general registers, and any privilege may call them.
+pub trait Gateway: Send + Sync {
+    /// Whether `registers` mean one of its functions and now hold its result; if not, they are
+    /// left alone and the instruction is an access to the port like any other.
+    fn call(&self, registers: &mut CallRegisters, cpl: u8) -> bool;
 }
 
 #[derive(Clone)]
@@ -55,6 +67,13 @@ pub struct Overlap;
 pub struct IoMap {
     ports: RwLock<Windows>,
     mmio: RwLock<Windows>,
+    /// Magic number, port and 1 of the gateway, or 0: what to look at before taking the lock.
+    gateway_key: AtomicU64,
+    gateway: RwLock<Option<Arc<dyn Gateway>>>,
+}
+
+fn gateway_key(port: u16, magic: u32) -> u64 {
+    (magic as u64) << 32 | (port as u64) << 8 | 1
 }
 
 /// The value a bus without an answering device reads: all ones.
@@ -172,6 +191,31 @@ impl IoMap {
 
     pub fn port_write(&self, port: u16, size: u8, value: u32) {
         write(&self.ports, port as u64, size, value as u64);
+    }
+
+    /// The one gateway there is from now on; None: none.
+    pub fn set_gateway(&self, port: u16, magic: u32, gateway: Option<Arc<dyn Gateway>>) {
+        let key = if gateway.is_some() {
+            gateway_key(port, magic)
+        } else {
+            0
+        };
+        self.gateway_key.store(key, Ordering::Release);
+        let old = {
+            let mut slot = self.gateway.write().unwrap_or_else(|e| e.into_inner());
+            std::mem::replace(&mut *slot, gateway)
+        };
+        // Outside of the lock: dropping it may run foreign code.
+        drop(old);
+    }
+
+    /// The gateway that IN EAX, DX means with these in EAX and DX.
+    pub fn gateway(&self, port: u16, eax: u32) -> Option<Arc<dyn Gateway>> {
+        if self.gateway_key.load(Ordering::Acquire) != gateway_key(port, eax) {
+            return None;
+        }
+        let slot = self.gateway.read().unwrap_or_else(|e| e.into_inner());
+        slot.clone()
     }
 
     pub fn mmio_read(&self, address: u64, size: u8) -> u64 {

@@ -4,7 +4,7 @@
 //! raises is a bug of ours, never the guest's affair: it goes to the Vm's error handler, and the
 //! access reads as all ones.
 
-use engine::io::{Device, open_bus};
+use engine::io::{CallRegisters, Device, Gateway, open_bus};
 use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -110,6 +110,47 @@ impl Device for PythonDevice {
                 self.errors.report(py, error);
             }
         });
+    }
+}
+
+/// A callable behind the gateway: takes seven registers and the privilege level, returns seven
+/// registers or None.
+pub struct PythonGateway {
+    call: Py<PyAny>,
+    errors: Arc<ErrorHandler>,
+}
+
+impl PythonGateway {
+    pub fn new(call: Py<PyAny>, errors: Arc<ErrorHandler>) -> PythonGateway {
+        PythonGateway { call, errors }
+    }
+
+    fn call(&self, py: Python<'_>, r: &CallRegisters, cpl: u8) -> PyResult<Option<CallRegisters>> {
+        let result = self
+            .call
+            .bind(py)
+            .call1((r[0], r[1], r[2], r[3], r[4], r[5], r[6], cpl))?;
+        result.extract()
+    }
+
+    pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.call)
+    }
+}
+
+impl Gateway for PythonGateway {
+    fn call(&self, registers: &mut CallRegisters, cpl: u8) -> bool {
+        Python::attach(|py| match self.call(py, registers, cpl) {
+            Ok(Some(result)) => {
+                *registers = result;
+                true
+            }
+            Ok(None) => false,
+            Err(error) => {
+                self.errors.report(py, error);
+                false
+            }
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! `Vm`: guest memory and the I/O map.
 
-use crate::device::{ErrorHandler, PythonDevice, check_width, locked};
+use crate::device::{ErrorHandler, PythonDevice, PythonGateway, check_width, locked};
 use engine::io::{IoMap, Overlap};
 use engine::memory::{Memory, PAGE};
 use engine::mmu::walk::PHYSICAL_BITS;
@@ -29,6 +29,7 @@ pub struct Vm {
     pub errors: Arc<ErrorHandler>,
     ports: Mutex<Vec<Mapped>>,
     mmio: Mutex<Vec<Mapped>>,
+    gateway: Mutex<Option<Arc<PythonGateway>>>,
     /// Told when the map or code in memory changes.
     vcpus: Mutex<Vec<Weak<Shared>>>,
 }
@@ -122,6 +123,7 @@ impl Vm {
             errors: Arc::default(),
             ports: Mutex::default(),
             mmio: Mutex::default(),
+            gateway: Mutex::default(),
             vcpus: Mutex::default(),
         })
     }
@@ -197,6 +199,15 @@ impl Vm {
         Ok(())
     }
 
+    fn set_gateway(&self, port: u16, magic: u32, call: Py<PyAny>) {
+        let gateway = Arc::new(PythonGateway::new(call, self.errors.clone()));
+        self.engine
+            .io
+            .set_gateway(port, magic, Some(gateway.clone()));
+        let old = locked(&self.gateway).replace(gateway);
+        drop(old);
+    }
+
     #[pyo3(signature = (base, size, read, write, *, width = 4))]
     fn map_mmio(
         &self,
@@ -267,6 +278,9 @@ impl Vm {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.errors.traverse(&visit)?;
+        if let Some(gateway) = &*locked(&self.gateway) {
+            gateway.traverse(&visit)?;
+        }
         for list in [&self.ports, &self.mmio] {
             for mapped in locked(list).iter() {
                 mapped.device.traverse(&visit)?;
@@ -284,6 +298,9 @@ impl Vm {
         for m in &mmio {
             self.engine.io.unmap_mmio(m.first, m.count);
         }
+        self.engine.io.set_gateway(0, 0, None);
+        let gateway = locked(&self.gateway).take();
+        drop(gateway);
         self.errors.set(None);
     }
 }

@@ -35,6 +35,9 @@ from ring3.devices.virtio.blk import VirtioBlk
 from ring3.devices.virtio.console import VirtioConsole
 from ring3.devices.virtio.pci import VirtioPci, Wires
 from ring3.devices.virtio.rng import VirtioRng
+from ring3.devices.vmware import backdoor
+from ring3.devices.vmware.backdoor import Backdoor
+from ring3.devices.vmware.pointer import VmMouse
 from ring3.firmware import configuration, e820
 from ring3.firmware import post as firmware_post
 from ring3.firmware.acpi import Platform, Polarity, Trigger
@@ -90,6 +93,7 @@ class PcConfig:
     serial: Sequence[CharBackend]                   # COM1 …
     rtc_start_unix_s: int
     debug_exit_port: int | None = None
+    tsc_hz: int = 0
     firmware_console: CharBackend = field(default_factory=NoBackend)    # ports E9h and 402h
     disks: Sequence[Disk] = ()
     cdroms: Sequence[Cdrom] = ()
@@ -119,6 +123,7 @@ def build(bus: Bus, cfg: PcConfig) -> Board:
     """What is wired to what.  Interrupt controllers come first: `reset` goes the other way round."""
     board = chipset(bus, cfg)
     serial_ports(board)
+    vmware(board)
     debug_exit(board)
     virtio(board)
     firmware(board)
@@ -198,6 +203,14 @@ def firmware(board: Board) -> None:
     )
     items, files = configuration.items(settings), configuration.files(settings)
     bus.ports(0x510, fw_cfg.PORTS, "fw_cfg", bus.add("fw_cfg", FwCfg(bus.memory, files, items)), width=4)
+
+
+def vmware(board: Board) -> None:
+    """The backdoor and its absolute pointer, which wakes the guest through the PS/2 mouse."""
+    bus = board.bus
+    door = bus.add("backdoor", Backdoor(board.cfg.tsc_hz))
+    bus.add("vmmouse", VmMouse(door, bus.devices["ps2"].mouse.nudge))
+    bus.gateway(backdoor.PORT, backdoor.MAGIC, door.call)
 
 
 def debug_exit(board: Board) -> None:

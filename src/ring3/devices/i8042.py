@@ -66,7 +66,7 @@ class State:
 
 
 class I8042:
-    """`data` is port 60h, `command` port 64h."""
+    """`data` is port 60h, `command` port 64h; `keyboard` and `mouse` are plugged in."""
 
     def __init__(
         self,
@@ -83,36 +83,19 @@ class I8042:
         self._reset = reset
         self._a20 = a20
         self._timer = Timer(clock, self._pump)
-        self._keyboard = ps2_keyboard.Ps2Keyboard(self._pump)
-        self._mouse = ps2_mouse.Ps2Mouse(self._pump)
-        self.state = State(keyboard=self._keyboard.state, mouse=self._mouse.state)
+        self.keyboard = ps2_keyboard.Ps2Keyboard(clock, self._pump, self._holds_key)
+        self.mouse = ps2_mouse.Ps2Mouse(self._pump)
+        self.state = State(keyboard=self.keyboard.state, mouse=self.mouse.state)
         self.data = Registers(self._read_data, self._write_data)
         self.command = Registers(self._read_status, self._write_command)
-
-    # --- the host's side ---
-
-    def press(self, key: int) -> None:
-        """A key goes down; keys are named as in ps2_keyboard."""
-        self._keyboard.key(key, True)
-
-    def release(self, key: int) -> None:
-        self._keyboard.key(key, False)
-
-    def move(self, dx: int, dy: int, dz: int, buttons: int) -> None:
-        """The mouse moves right, up and wheels down by so much; `buttons` as in ps2_mouse.Button."""
-        self._mouse.move(dx, dy, dz, buttons)
-
-    @property
-    def leds(self) -> int:
-        """1 Scroll Lock, 2 Num Lock, 4 Caps Lock."""
-        return self.state.keyboard.leds
 
     def reset(self) -> None:
         self.restore(State())
 
     def restore(self, state: State) -> None:
         self.state = state
-        self._keyboard.state, self._mouse.state = state.keyboard, state.mouse
+        self.keyboard.restore(state.keyboard)
+        self.mouse.state = state.mouse
         self._a20(state.a20)
         self._update_irqs()
         self._pump()
@@ -127,6 +110,8 @@ class I8042:
             s.full = False
             s.ready_ns = self.clock.now() + BYTE_NS
             self._update_irqs()  # the line falls, so that the next byte makes an edge
+            if not s.from_aux:
+                self.keyboard.taken()
             self._pump()
         return value
 
@@ -151,10 +136,10 @@ class I8042:
             self._answer(value, aux=command == Command.WRITE_AUX_OBF)
         elif command == Command.WRITE_AUX:
             s.memory[0] &= ~Config.DISABLE2
-            self._mouse.command(value)
+            self.mouse.command(value)
         else:
             s.memory[0] &= ~Config.DISABLE
-            self._keyboard.command(value)
+            self.keyboard.command(value)
 
     def _write_command(self, offset: int, value: int) -> None:
         s = self.state
@@ -228,8 +213,8 @@ class I8042:
             value, s.answer = s.answer, None
             self._fill(value, s.answer_is_aux)
             return
-        keyboard = not s.memory[0] & Config.DISABLE and self._keyboard.has_data()
-        mouse = not s.memory[0] & Config.DISABLE2 and self._mouse.has_data()
+        keyboard = not s.memory[0] & Config.DISABLE and self.keyboard.has_data()
+        mouse = not s.memory[0] & Config.DISABLE2 and self.mouse.has_data()
         if not keyboard and not mouse:
             return
         if self.clock.now() < s.ready_ns:
@@ -237,12 +222,12 @@ class I8042:
         elif keyboard:
             self._fill_from_keyboard()
         else:
-            self._fill(self._mouse.take() or 0, True)
+            self._fill(self.mouse.take() or 0, True)
 
     def _fill_from_keyboard(self) -> None:
         """Keyboard bytes pass the translation to set 1, where a break prefix becomes the top bit."""
         s = self.state
-        value = self._keyboard.take() or 0
+        value = self.keyboard.take() or 0
         if s.memory[0] & Config.XLATE:
             if value == 0xF0:
                 s.translating_break = True
@@ -256,6 +241,9 @@ class I8042:
         s = self.state
         s.output, s.full, s.from_aux = value, True, aux
         self._update_irqs()
+
+    def _holds_key(self) -> bool:
+        return self.state.full and not self.state.from_aux
 
     def _update_irqs(self) -> None:
         s = self.state

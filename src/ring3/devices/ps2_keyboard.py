@@ -6,20 +6,27 @@ IBM's.
 The host names a key by its code in set 1, which is also what most of the world's key tables use: 1Eh is A,
 and keys with the prefix E0h are E000h plus their code (E04Bh is Left); PAUSE has a name of its own.
 
-Not modelled: repeat (`press` again repeats; rate and delay are stored), key types of set 3 (acknowledged;
-every key makes and breaks), and the shifts that a keyboard invents around its navigation keys under Num
-Lock.
+A key held down repeats at the typematic rate, on the machine's clock, so whoever presses it need not: a
+second press of a key that is down does nothing.  The delay counts from when the system has taken the make
+code, and what it doesn't take isn't repeated, so a slow guest doesn't see keys twice that were short.
+
+Not modelled: key types of set 3 (acknowledged; every key makes, breaks and repeats), and the shifts that a
+keyboard invents around its navigation keys under Num Lock.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from ring3 import trace
+from ring3.clock import NS_PER_S, Clock, Timer
 
 FIFO_DEPTH = 16  # bytes of scan codes
 PAUSE = 0xE11D
 PRINT_SCREEN = 0xE037
 SYS_REQ = 0x54
+BREAK = 0xE046
+CTRLS, ALTS = {0x1D, 0xE01D}, {0x38, 0xE038}
+UNREPEATED = (PAUSE, BREAK)
 
 IDENTITY = b"\xab\x83"
 OVERRUN = {1: 0xFF, 2: 0x00, 3: 0x00}
@@ -89,6 +96,15 @@ def scan_code(scan_code_set: int, key: int, pressed: bool) -> bytes:
     return prefix + _code(scan_code_set, code, pressed)
 
 
+def with_modifiers(key: int, held: Collection[int]) -> int:
+    """Keys that are another one with Ctrl or Alt: Break and SysRq."""
+    if key == PAUSE and CTRLS.intersection(held):
+        return BREAK
+    if key == PRINT_SCREEN and ALTS.intersection(held):
+        return SYS_REQ
+    return key
+
+
 def _code(scan_code_set: int, code: int, pressed: bool) -> bytes:
     if scan_code_set == 1:
         return bytes((code if pressed else code | 0x80,))
@@ -110,14 +126,60 @@ class State:
     last_sent: int = 0
     replies: bytearray = field(default_factory=bytearray)  # go before scan codes
     codes: bytearray = field(default_factory=bytearray)
+    held: list[tuple[int, int]] = field(default_factory=list)  # keys down, and the keys they were sent as
+    repeating: int = 0  # the key that repeats next, at `repeat_ns`; 0: none
+    repeated: bool = False
+    repeat_ns: int = 0
 
 
 class Ps2Keyboard:
     """The far end of the plug: the controller calls `command` and `take`, and hears of data by `on_data`."""
 
-    def __init__(self, on_data: Callable[[], None]) -> None:
+    def __init__(self, clock: Clock, on_data: Callable[[], None], busy: Callable[[], bool]) -> None:
+        """`busy`: the controller holds a byte of ours that the system has not read."""
+        self._clock = clock
+        self._busy = busy
         self._on_data = on_data
+        self._repeat = Timer(clock, self._repeat_due)
         self.state = State()
+
+    # --- the host's side ---
+
+    in_use = True
+
+    @property
+    def pending(self) -> bool:
+        """There are scan codes that the system has not read."""
+        return bool(self.state.codes) or self._busy()
+
+    @property
+    def leds(self) -> int:
+        """1 Scroll Lock, 2 Num Lock, 4 Caps Lock."""
+        return self.state.leds
+
+    def key(self, key: int, pressed: bool) -> None:
+        """A key goes down or comes up."""
+        s = self.state
+        sent_as = next((sent_as for held, sent_as in s.held if held == key), None)
+        if pressed == (sent_as is not None) or not scan_code(1, key, True):
+            return
+        if pressed:
+            sent_as = with_modifiers(key, {held for held, _ in s.held})
+            s.held.append((key, sent_as))
+            s.repeating = sent_as if s.scanning and sent_as not in UNREPEATED else 0
+            s.repeated = False
+        elif sent_as is not None:
+            s.held.remove((key, sent_as))
+            s.repeating = 0 if s.repeating == sent_as else s.repeating
+        if s.scanning and sent_as is not None:
+            self._send(sent_as, pressed)
+        self._plan_repeat()
+
+    def restore(self, state: State) -> None:
+        self.state = state
+        self._arm()
+
+    # --- the controller's side ---
 
     def take(self) -> int | None:
         """The next byte the keyboard sends, if any."""
@@ -128,20 +190,13 @@ class Ps2Keyboard:
         s.last_sent = source.pop(0)
         return s.last_sent
 
+    def taken(self) -> None:
+        """The system has read a byte of ours from the controller."""
+        if not self.state.repeated:
+            self._plan_repeat()
+
     def has_data(self) -> bool:
         return bool(self.state.replies or self.state.codes)
-
-    def key(self, key: int, pressed: bool) -> None:
-        """A key went down or up; what no longer fits into the FIFO becomes one overrun code."""
-        s = self.state
-        code = scan_code(s.scan_code_set, key, pressed)
-        if not s.scanning:
-            return
-        if len(s.codes) + len(code) <= FIFO_DEPTH:
-            s.codes += code
-        elif s.codes[-1] != OVERRUN[s.scan_code_set]:
-            s.codes.append(OVERRUN[s.scan_code_set])
-        self._on_data()
 
     def command(self, value: int) -> None:
         """A byte from the system: a command or a parameter.  It ends whatever was being answered."""
@@ -153,6 +208,39 @@ class Ps2Keyboard:
         else:
             self._command(value)
         self._on_data()
+
+    # --- scan codes ---
+
+    def _send(self, key: int, pressed: bool) -> None:
+        """What no longer fits into the FIFO becomes one overrun code."""
+        s = self.state
+        code = scan_code(s.scan_code_set, key, pressed)
+        if len(s.codes) + len(code) <= FIFO_DEPTH:
+            s.codes += code
+        elif s.codes[-1] != OVERRUN[s.scan_code_set]:
+            s.codes.append(OVERRUN[s.scan_code_set])
+        self._on_data()
+
+    def _repeat_due(self) -> None:
+        s = self.state
+        if s.repeating and s.scanning and not self.pending:
+            s.repeated = True
+            self._send(s.repeating, True)
+        self._plan_repeat()
+
+    def _plan_repeat(self) -> None:
+        """Typematic rate and delay, in 240ths of a second and quarters."""
+        s = self.state
+        period = 8 + (s.typematic & 7) << (s.typematic >> 3 & 3)
+        delay_ns = (s.typematic >> 5) * 250_000_000 + 250_000_000
+        s.repeat_ns = self._clock.now() + (period * NS_PER_S // 240 if s.repeated else delay_ns)
+        self._arm()
+
+    def _arm(self) -> None:
+        if self.state.repeating:
+            self._repeat.arm(self.state.repeat_ns)
+        else:
+            self._repeat.cancel()
 
     # --- what the commands do ---
 
@@ -210,3 +298,5 @@ class Ps2Keyboard:
         s.scan_code_set = 2
         s.typematic = DEFAULT_TYPEMATIC
         s.codes.clear()
+        s.repeating = 0
+        self._arm()

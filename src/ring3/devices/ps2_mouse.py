@@ -48,6 +48,7 @@ class State:
     dx: int = 0  # movement not yet sent: right, up and towards the user count positive
     dy: int = 0
     dz: int = 0
+    nudged: bool = False  # a packet is wanted, if only an empty one
     last_sent: int = 0
     queue: bytearray = field(default_factory=bytearray)
 
@@ -81,6 +82,16 @@ class Ps2Mouse:
         s.buttons = buttons & 0x1F
         self._on_data()
 
+    @property
+    def pending(self) -> bool:
+        """It holds movement or buttons that the controller has not taken."""
+        return self.has_data()
+
+    def nudge(self) -> None:
+        """Sends a packet even if there is no news: for those who have the movement by another way."""
+        self.state.nudged = True
+        self._on_data()
+
     def command(self, value: int) -> None:
         """A byte from the system: a command or a parameter.  It ends whatever was being sent."""
         s = self.state
@@ -101,7 +112,7 @@ class Ps2Mouse:
         if not s.reporting or s.remote or s.wrap:
             return False
         wheel = s.dz and s.device_id
-        return bool(s.dx or s.dy or wheel or s.buttons != s.sent_buttons)
+        return bool(s.dx or s.dy or wheel or s.buttons != s.sent_buttons or s.nudged)
 
     def _queue_packet(self) -> None:
         s = self.state
@@ -109,6 +120,7 @@ class Ps2Mouse:
         s.dx, s.dy = s.dx - dx, s.dy - dy
         s.dz = s.dz - dz if s.device_id else 0
         s.sent_buttons = s.buttons
+        s.nudged = False
         if s.scale_2 and not s.remote:
             dx, dy = _clamp(_scaled(dx), 255), _clamp(_scaled(dy), 255)
         first = 0x08 | s.buttons & 0x07 | (0x10 if dx < 0 else 0) | (0x20 if dy < 0 else 0)
@@ -183,6 +195,7 @@ class Ps2Mouse:
         s = self.state
         s.dx = s.dy = s.dz = 0
         s.sent_buttons = s.buttons
+        s.nudged = False
 
 
 def _clamp(value: int, limit: int) -> int:

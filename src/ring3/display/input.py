@@ -31,6 +31,7 @@ TIMEOUT_S = 60.0
 CAPS_LOCK_LED = 4
 
 BUTTONS = {"left": 0x01, "right": 0x02, "middle": 0x04, "back": 0x08, "forward": 0x10}
+ALL_BUTTONS = 0x1F
 ABSOLUTE_MAX = 0xFFFF                   # right and bottom edge of the screen for absolute pointers
 
 Lock = AbstractContextManager[Any]
@@ -103,16 +104,23 @@ class _Events:
         self._pending = pending
         self._alarm = clock.timer(self._due)
         self._queue: deque[Callable[[], None]] = deque()
+        self._replaceable = False               # the last one in the queue
         self._waiting: set[threading.Event] = set()
         self._last_ns = -PACE_NS
 
-    def now_or_later(self, event: Callable[[], None]) -> None:
-        """For what a user does himself: at once if nothing is ahead of it."""
+    def now_or_later(self, event: Callable[[], None], replaceable: bool = False) -> None:
+        """For what a user does himself: at once if nothing is ahead of it.
+
+        A `replaceable` one that still waits gives way to another: both would do all there is to do.
+        """
         with self._lock:
             if not self._queue and not self._pending():
                 event()
+            elif replaceable and self._replaceable and self._queue:
+                self._queue[-1] = event
             elif len(self._queue) < LIVE_MAX:
                 self._append((event,))
+                self._replaceable = replaceable
 
     def paced(self, events: Sequence[Callable[[], None]], wait: bool, timeout_s: float) -> None:
         done = threading.Event()
@@ -120,6 +128,7 @@ class _Events:
             if len(self._queue) + len(events) > QUEUE_MAX:
                 raise ConfigError(f"{len(events)} key strokes are more than can wait: send them in parts")
             self._append((*events, done.set))
+            self._replaceable = False
             self._waiting.add(done)
         try:
             if wait:
@@ -279,6 +288,7 @@ class Mouse:
         self._absolute = absolute
         self._screen_size = screen_size
         self._position = (0, 0)         # pixels: where it points, as far as we know
+        self._moved = (0, 0)            # pixels: movement not told, where positions don't count
         self._buttons = 0
         self._events = _Events(clock, lock, lambda: self._device().pending)
 
@@ -289,11 +299,15 @@ class Mouse:
 
     def move(self, x: int, y: int) -> None:
         """Points at a pixel; where `absolute` is False, moves by the difference to where it pointed last."""
-        self._events.now_or_later(lambda: self._move(x, y))
+        x, y = self._on_screen(x, y)
+        self.move_by(x - self._position[0], y - self._position[1])
 
     def move_by(self, dx: int, dy: int) -> None:
         """Moves right and down by pixels; where `absolute` is False, by what the guest makes of it."""
-        self._events.now_or_later(lambda: self._move_by(dx, dy))
+        x, y = self._position
+        self._position = self._on_screen(x + dx, y + dy)
+        self._moved = self._moved[0] + dx, self._moved[1] + dy
+        self._events.now_or_later(self._report, replaceable=True)
 
     def button(self, name: str, pressed: bool) -> None:
         """`left`, `middle`, `right`, `back` or `forward` goes down or up."""
@@ -302,7 +316,7 @@ class Mouse:
 
     def buttons(self, mask: int) -> None:
         """All at once, as BUTTONS."""
-        self._events.now_or_later(lambda: self._button(0x1F, False, mask & 0x1F))
+        self._events.now_or_later(lambda: self._button(ALL_BUTTONS, False, mask & ALL_BUTTONS))
 
     def click(
         self, name: str = "left", count: int = 1, *, wait: bool = True, timeout_s: float = TIMEOUT_S
@@ -313,7 +327,7 @@ class Mouse:
 
     def scroll(self, dz: int) -> None:
         """Turns the wheel: positive towards the user, which scrolls down."""
-        self._events.now_or_later(lambda: self._report(0, 0, dz))
+        self._events.now_or_later(lambda: self._report(dz))
 
     def reset(self) -> None:
         self._events.clear()
@@ -321,20 +335,12 @@ class Mouse:
     def _device(self) -> AbsoluteDevice | RelativeDevice:
         return next((device for device in self._absolute if device.in_use), self._relative)
 
-    def _move(self, x: int, y: int) -> None:
-        before, self._position = self._position, self._on_screen(x, y)
-        self._report(self._position[0] - before[0], self._position[1] - before[1])
-
-    def _move_by(self, dx: int, dy: int) -> None:
-        x, y = self._position
-        self._position = self._on_screen(x + dx, y + dy)
-        self._report(dx, dy)
-
     def _button(self, mask: int, pressed: bool, others: int = 0) -> None:
         self._buttons = self._buttons & ~mask | (mask if pressed else 0) | others
-        self._report(0, 0)
+        self._report()
 
-    def _report(self, dx: int, dy: int, dz: int = 0) -> None:
+    def _report(self, dz: int = 0) -> None:
+        (dx, dy), self._moved = self._moved, (0, 0)
         for device in self._absolute:
             if device.in_use:
                 width, height = self._screen_size()

@@ -1,7 +1,8 @@
 //! I/O ports: IN, OUT and the permission to use them (SDM vol. 1, 19.5).
 
 use crate::fault::Fault;
-use crate::state::attr;
+use crate::io::CallRegisters;
+use crate::state::{attr, gpr};
 use crate::vcpu::Vcpu;
 use iced_x86::{Instruction, Mnemonic};
 
@@ -53,6 +54,37 @@ impl Vcpu {
     }
 }
 
+/// The general registers that a gateway takes and returns.
+const CALL_REGISTERS: [usize; 7] = [
+    gpr::RAX,
+    gpr::RBX,
+    gpr::RCX,
+    gpr::RDX,
+    gpr::RSI,
+    gpr::RDI,
+    gpr::RBP,
+];
+
+/// Calls the gateway that an IN of 32 bits means, if it does; see `io::Gateway`.
+fn call_gateway(v: &mut Vcpu, port: u16) -> bool {
+    let Some(gateway) = v.vm.io.gateway(port, v.cpu.gpr[gpr::RAX] as u32) else {
+        return false;
+    };
+    let before: CallRegisters = CALL_REGISTERS.map(|index| v.cpu.gpr[index] as u32);
+    let mut after = before;
+    if !gateway.call(&mut after, v.cpu.cpl) {
+        return false;
+    }
+    v.stats.port_accesses += 1;
+    for ((index, new), old) in CALL_REGISTERS.into_iter().zip(after).zip(before) {
+        // What a call leaves alone keeps its upper half in 64-bit mode.
+        if new != old {
+            v.set_gpr(index, 4, new as u64);
+        }
+    }
+    true
+}
+
 /// IN and OUT.
 pub(super) fn execute(v: &mut Vcpu, insn: &Instruction) -> Result<(), Fault> {
     let output = insn.mnemonic() == Mnemonic::Out;
@@ -60,6 +92,9 @@ pub(super) fn execute(v: &mut Vcpu, insn: &Instruction) -> Result<(), Fault> {
     let port = v.read_operand(insn, port)? as u16;
     let size = v.size_of(insn, register);
     let register = insn.op_register(register);
+    if !output && size == 4 && call_gateway(v, port) {
+        return Ok(());
+    }
     v.check_port(port, size)?;
     if output {
         v.port_write(port, size, v.reg(register));

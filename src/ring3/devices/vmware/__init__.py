@@ -1,0 +1,1 @@
+"""VMware's interface between guest and monitor, which stock drivers of many systems know."""
