@@ -1,8 +1,9 @@
 //! Forming a block: decoding, flag liveness, entries, the rules' frame and the cold code.
 //!
-//! A block is straight-line guest code of one page, from its first instruction to the first that
-//! changes the flow (or the page's end, or `MAX_INSTRUCTIONS`); an instruction that straddles two
-//! pages is a block of its own.  Its host code has up to four entries, falling into each other:
+//! A block is guest code of one page as it runs while no branch is taken: from its first instruction
+//! over forward conditional branches (`MAX_BRANCHES` at most), which are exits, to the first other
+//! that changes the flow (or the page's end, or `MAX_INSTRUCTIONS`); an instruction that straddles
+//! two pages is a block of its own.  Its host code has up to four entries, falling into each other:
 //!
 //! | entry | reached by | checks |
 //! |---|---|---|
@@ -30,6 +31,8 @@ use std::mem::offset_of;
 
 /// Instructions in a block at most.
 pub const MAX_INSTRUCTIONS: usize = 64;
+/// Conditional branches in a block at most, that which ends it aside.
+const MAX_BRANCHES: usize = 6;
 /// Host code of a block at most, in bytes.
 pub const MAX_CODE: usize = 48 << 10;
 
@@ -397,6 +400,11 @@ impl Builder<'_> {
     /// The host place of the group's base + `offset`, if one is probed for.
     pub fn grouped(&self, offset: i32) -> Option<Mem> {
         self.group.map(|g| g.place(offset))
+    }
+
+    /// Whether the current instruction is the block's last.
+    pub fn is_last(&self) -> bool {
+        self.at + 1 == self.source.insns.len()
     }
 
     /// Host code from here on belongs to instruction `at`.
@@ -1050,7 +1058,7 @@ pub fn decode(
 pub fn decode_straddling(mode: &Mode, rip: u64, bytes: &[u8], insns: &mut Vec<Insn>) {
     decode_up_to(1, mode, rip, bytes, insns);
     if !mode.has(bit::ALL_FLAGS_LIVE) {
-        propagate(ARITHMETIC, insns);
+        propagate(insns, |_, _| ARITHMETIC);
     }
 }
 
@@ -1058,7 +1066,7 @@ pub fn decode_straddling(mode: &Mode, rip: u64, bytes: &[u8], insns: &mut Vec<In
 fn decode_up_to(limit: usize, mode: &Mode, rip: u64, bytes: &[u8], insns: &mut Vec<Insn>) -> bool {
     insns.clear();
     let mut decoder = Decoder::with_ip(mode.code_bits(), bytes, rip, DecoderOptions::NONE);
-    let mut cut_short = false;
+    let (mut cut_short, mut branches) = (false, 0);
     while insns.len() < limit {
         let start = decoder.position();
         cut_short = start + 15 > bytes.len();
@@ -1082,7 +1090,9 @@ fn decode_up_to(limit: usize, mode: &Mode, rip: u64, bytes: &[u8], insns: &mut V
             rule,
             live: ARITHMETIC,
         });
-        if rule.ends_block() {
+        if rule == Rule::Jcc && branches < MAX_BRANCHES && ins.near_branch_target() > ins.ip() {
+            branches += 1;
+        } else if rule.ends_block() {
             break;
         }
     }
@@ -1102,11 +1112,13 @@ fn liveness(
     start: u64,
     insns: &mut [Insn],
 ) -> Option<(u64, u64)> {
-    propagate(ARITHMETIC, insns);
-    if !insns
-        .iter()
-        .any(|i| !i.flags_dead() && i.wants_free_flags())
-    {
+    propagate(insns, |_, _| ARITHMETIC);
+    let hindered = |insns: &[Insn]| {
+        let hinders = |i: &&Insn| !i.flags_dead() && i.wants_free_flags();
+        insns.iter().filter(hinders).count()
+    };
+    let before = hindered(insns);
+    if before == 0 {
         return None;
     }
     let mut seen = Peek {
@@ -1116,18 +1128,22 @@ fn liveness(
         low: u64::MAX,
         high: 0,
     };
-    let live = seen.live_after(insns.last()?);
-    let (low, high) = (seen.low, seen.high);
-    if live != ARITHMETIC {
-        propagate(live, insns);
-        return Some((low, high));
-    }
-    None
+    propagate(insns, |insn, is_last| match is_last {
+        true => seen.live_after(insn),
+        false => seen.live_at(insn.ins.near_branch_target()),
+    });
+    (hindered(insns) < before).then_some((seen.low, seen.high))
 }
 
-fn propagate(live_after: u32, insns: &mut [Insn]) {
-    let mut live = live_after;
-    for insn in insns.iter_mut().rev() {
+/// `live_at_exit` tells which flags are live where an instruction leaves the block: after the last
+/// one (with `true`), or where a branch inside goes if it is taken.
+fn propagate(insns: &mut [Insn], mut live_at_exit: impl FnMut(&Insn, bool) -> u32) {
+    let mut live = 0;
+    let last = insns.len().saturating_sub(1);
+    for (at, insn) in insns.iter_mut().enumerate().rev() {
+        if at == last || insn.rule == Rule::Jcc && live != ARITHMETIC {
+            live |= live_at_exit(insn, at == last);
+        }
         let (read, killed) = flag_use(insn);
         live = live & !killed | read;
         insn.live = live;

@@ -6,7 +6,8 @@
 //! accesses memory by another register + constant only, and doesn't change that register.  The probe
 //! checks the whole span once and leaves the host address of its lowest byte in R9, which the run
 //! keeps.  A stack group's may stand some harmless instructions before the first access, where the
-//! flags are dead.
+//! flags are dead.  A run goes on behind a branch that isn't taken, but not to the first access of
+//! its kind: what perhaps doesn't happen must not mark a page as accessed or dirty.
 //!
 //! A probe that fails has changed nothing: the instruction it stands at is interpreted, and the rest
 //! is another block.  A span that straddles two pages would fail every time, so such a block is made
@@ -79,9 +80,11 @@ fn find_structure(mode: &Mode, insns: &[Insn], start: usize) -> Option<Group> {
     let base = host_register(register_number(register))?;
     let (mut low, mut high) = (i32::MAX, i32::MIN);
     let (mut write, mut accesses, mut end) = (false, 0, start);
+    let mut branched = false;
     let run = &insns[start..insns.len().min(start + MAX_STRUCTURE)];
     for (i, insn) in run.iter().enumerate() {
         match structure_access(mode, insn) {
+            Some((_, (_, _, true))) if branched && !write => break,
             Some((r, (offset, bytes, written))) if r == register => {
                 let (l, h) = (low.min(offset), high.max(offset + bytes));
                 if h - l > MAX_SPAN {
@@ -93,6 +96,7 @@ fn find_structure(mode: &Mode, insns: &[Insn], start: usize) -> Option<Group> {
                 end = start + i + 1;
             }
             Some(_) => break,
+            None if insn.rule == Rule::Jcc => branched = true,
             None if !transparent(mode, insn) => break,
             None => {}
         }
@@ -175,12 +179,16 @@ fn find_stack(mode: &Mode, insns: &[Insn], start: usize) -> Option<Group> {
     }
     let (mut low, mut high) = (i32::MAX, i32::MIN);
     let (mut write, mut moved, mut accesses) = (false, 0i32, 0);
-    let mut end = start;
+    let (mut branched, mut end) = (false, start);
     for insn in &insns[start..] {
         let Some(e) = effect(mode, insn) else {
             break;
         };
+        branched |= insn.rule == Rule::Jcc;
         if let Some((offset, bytes, written)) = e.access {
+            if branched && (accesses == 0 || written && !write) {
+                break;
+            }
             let from = moved + offset;
             let (l, h) = (low.min(from), high.max(from + bytes));
             if h - l > MAX_SPAN {
@@ -212,6 +220,7 @@ fn hoist(mode: &Mode, insns: &[Insn], start: usize) -> bool {
     for insn in &insns[start..] {
         match effect(mode, insn) {
             None => return false,
+            Some(_) if insn.rule == Rule::Jcc => return false,
             Some(e) if e.access.is_some() => return !insn.flags_dead(),
             Some(_) => {}
         }
@@ -269,7 +278,8 @@ fn effect(mode: &Mode, insn: &Insn) -> Option<Effect> {
         }
         Rule::Copy => copy_effect(mode, insn),
         Rule::Nothing => Some(none),
-        Rule::Jcc | Rule::Jmp => Some(Effect { last: true, ..none }),
+        Rule::Jcc => Some(none),
+        Rule::Jmp => Some(Effect { last: true, ..none }),
         _ => None,
     }
 }

@@ -632,6 +632,9 @@ fn jcc(b: &mut Builder) -> Flow {
         ConditionCode::None => return b.exit_interpret(),
     };
     b.exit_if(cond, ins.near_branch_target());
+    if !b.is_last() {
+        return Flow::Next;
+    }
     b.exit_to(ins.next_ip());
     Flow::End
 }
