@@ -30,6 +30,10 @@ from ring3.devices.pic import I8259Pair
 from ring3.devices.pit import I8254
 from ring3.devices.reset import PortA, ResetControl
 from ring3.devices.rtc import Mc146818
+from ring3.devices.storage.buslogic import BusLogic
+from ring3.devices.storage.scsi import ScsiTarget
+from ring3.devices.storage.scsi_cd import ScsiCd
+from ring3.devices.storage.scsi_disk import ScsiDisk
 from ring3.devices.uart import Ns16550
 from ring3.devices.virtio.blk import VirtioBlk
 from ring3.devices.virtio.console import VirtioConsole
@@ -125,6 +129,7 @@ def build(bus: Bus, cfg: PcConfig) -> Board:
     serial_ports(board)
     vmware(board)
     debug_exit(board)
+    scsi(board)
     virtio(board)
     firmware(board)
     return board
@@ -218,6 +223,30 @@ def debug_exit(board: Board) -> None:
     if port is not None:
         chip = board.bus.add("debug_exit", DebugExit(board.bus.pins.debug_exit))
         board.bus.ports(port, 4, "debug_exit", chip)
+
+
+def scsi(board: Board) -> None:
+    """The BusLogic adapter, where there is something on its bus; drives get their IDs in order."""
+    bus, cfg = board.bus, board.cfg
+    targets: list[tuple[str, ScsiTarget]] = []
+    targets += [(d.name, ScsiDisk(d.drive, d.name)) for d in cfg.disks if d.bus == "scsi"]
+    targets += [(c.name, ScsiCd(c.drive, c.name)) for c in cfg.cdroms if c.bus == "scsi"]
+    if not targets:
+        return
+
+    def moved(bar: int, base: int | None) -> None:
+        region = adapter.bars[bar]
+        move = bus.move_ports if region.io else bus.move_mmio
+        move(f"scsi region {bar}", base, region.size, adapter.faces[bar])
+
+    def isa_moved(port: int | None) -> None:
+        bus.move_ports("scsi isa", port, 4, adapter.isa)
+
+    # Before its targets: `reset` goes the other way round, and what it has under way needs them.
+    adapter = bus.add("scsi", BusLogic(bus.memory, board.pci.intx(SCSI, 1), moved, isa_moved))
+    board.pci.add(SCSI, 0, adapter)
+    for target_id, (name, target) in enumerate(targets):
+        adapter.attach(target_id, bus.add(name, target))
 
 
 def virtio(board: Board) -> None:

@@ -8,9 +8,9 @@ Both exist in a 24-bit form (big-endian, of the AHA-1540) and a 32-bit one (litt
 
 Targets are `ScsiTarget`s; the adapter itself is ID 7.  Data moves by bus mastering, in the target's chunks.
 
-Not modelled: the adapter's BIOS (so no firmware boots from it), target mode, linked CCBs, BIOS commands, SCAM,
-EEPROM and flash, and transfer rates; negotiated values are answered as the best there are.  More data than
-the driver left room for is cut without being reported.
+Not modelled: the adapter's BIOS (so no firmware boots from it), target mode, linked CCBs, BIOS commands,
+SCAM, EEPROM and flash, and transfer rates; negotiated values are answered as the best there are.  More data
+than the driver left room for is cut without being reported.
 
 Addresses and lengths are bytes.
 """
@@ -78,7 +78,8 @@ class Op:
     TEST_COMPLETE, INIT_MAILBOX_24, START_MAILBOX, INQUIRE_BOARD_ID = 0x00, 0x01, 0x02, 0x04
     ENABLE_MAIL_OUT_INTERRUPT, SET_SELECTION_TIMEOUT, SET_BUS_ON, SET_BUS_OFF = 0x05, 0x06, 0x07, 0x08
     SET_TRANSFER_RATE, INQUIRE_DEVICES_0_7, INQUIRE_CONFIGURATION = 0x09, 0x0A, 0x0B
-    INQUIRE_SETUP, ECHO, INQUIRE_DEVICES_8_15, INQUIRE_TARGETS, DISABLE_INTERRUPT = 0x0D, 0x1F, 0x23, 0x24, 0x25
+    INQUIRE_SETUP, ECHO, INQUIRE_DEVICES_8_15, INQUIRE_TARGETS = 0x0D, 0x1F, 0x23, 0x24
+    DISABLE_INTERRUPT = 0x25
     INIT_MAILBOX_32, INQUIRE_FIRMWARE_3, INQUIRE_FIRMWARE_LETTER, INQUIRE_PCI = 0x81, 0x84, 0x85, 0x86
     INQUIRE_MODEL, INQUIRE_SYNC_PERIOD, INQUIRE_EXTENDED_SETUP, STRICT_ROUND_ROBIN = 0x8B, 0x8C, 0x8D, 0x8F
     STORE_LOCAL_RAM, FETCH_LOCAL_RAM, MODIFY_IO_ADDRESS, SET_CCB_FORMAT = 0x90, 0x91, 0x95, 0x96
@@ -109,7 +110,8 @@ class Completion:                       # of an incoming one
 
 
 class Opcode:                           # of a CCB
-    INITIATOR, SCATTER_GATHER, RESIDUAL, SCATTER_GATHER_RESIDUAL, BUS_DEVICE_RESET = 0x00, 0x02, 0x03, 0x04, 0x81
+    INITIATOR, SCATTER_GATHER, RESIDUAL, SCATTER_GATHER_RESIDUAL = 0x00, 0x02, 0x03, 0x04
+    BUS_DEVICE_RESET = 0x81
 
 
 class Direction:
@@ -564,8 +566,9 @@ class BusLogic(PciFunction):
         residual = request.total - request.moved
         host_status = HostStatus.NORMAL
         if ccb.tells_residual:
-            size, order = (4, "little") if ccb.wide else (3, "big")
-            self._memory.write(address + 4, residual.to_bytes(size, order)[-size:])  # type: ignore[arg-type]
+            low = residual & (0xFFFF_FFFF if ccb.wide else 0xFF_FFFF)
+            left = low.to_bytes(4, "little") if ccb.wide else low.to_bytes(3, "big")
+            self._memory.write(address + 4, left)
         elif residual and status == Status.GOOD and ccb.direction in (Direction.IN, Direction.OUT):
             host_status = HostStatus.DATA_RUN
         self._end(address, host_status, status)
