@@ -1,6 +1,16 @@
-"""Playing the initiator of SCSI targets."""
+"""The other side of storage chips, for tests: SCSI adapter, IDE driver, controllers to storm."""
 
+from dataclasses import dataclass
+
+from fakes import FakeDrive, Ram
+from ring3.devices.storage.ata import AtaDisk
+from ring3.devices.storage.ata import State as DiskState
+from ring3.devices.storage.atapi import AtapiCd
+from ring3.devices.storage.atapi import State as CdState
+from ring3.devices.storage.ide import PiixIde
+from ring3.devices.storage.ide import State as PiixState
 from ring3.devices.storage.scsi import Task
+from ring3.irq import IrqLine
 
 
 class Adapter:
@@ -44,3 +54,125 @@ class Adapter:
     def complete(self, task, status, sense):
         assert self.status is None, "a task ends once"
         self.status, self.sense = status, sense
+
+
+TABLE, BUFFER = 0x1000, 0x1_0000        # where IdeDriver has its descriptors and its data
+
+
+class IdeDriver:
+    """The guest's side of one IDE channel."""
+
+    def __init__(self, channel, ram):
+        self.channel = channel
+        self.ram = ram
+
+    def command(self, code, *, device=0, count=1, lba=0, features=0, ext=False, lba_mode=True):
+        port = self.channel.write
+        port(6, (0x40 if lba_mode else 0) | device << 4 | (0 if ext else lba >> 24 & 15), 1)
+        if ext:
+            for offset, value in ((1, 0), (2, count >> 8), (3, lba >> 24), (4, lba >> 32), (5, lba >> 40)):
+                port(offset, value & 0xFF, 1)
+        for offset, value in ((1, features), (2, count), (3, lba), (4, lba >> 8), (5, lba >> 16)):
+            port(offset, value & 0xFF, 1)
+        port(7, code, 1)
+
+    @property
+    def status(self):
+        return self.channel.alternate_status()
+
+    @property
+    def error(self):
+        return self.channel.read(1, 1)
+
+    def acknowledge(self):
+        return self.channel.read(7, 1)
+
+    def read_words(self, length):
+        return b"".join(self.channel.read(0, 2).to_bytes(2, "little") for _ in range(length // 2))
+
+    def write_words(self, data):
+        for at in range(0, len(data), 2):
+            self.channel.write(0, int.from_bytes(data[at : at + 2], "little"), 2)
+
+    def table(self, *regions):
+        """Physical region descriptors: (address, bytes)."""
+        for n, (address, length) in enumerate(regions):
+            last = 0x8000_0000 if n == len(regions) - 1 else 0
+            entry = address.to_bytes(4, "little") + (length & 0xFFFF | last).to_bytes(4, "little")
+            self.ram.write(TABLE + 8 * n, entry)
+        self.channel.bus_master.write(4, TABLE, 4)
+
+    def start_dma(self, *, to_memory):
+        self.channel.bus_master.write(0, 8 if to_memory else 0, 1)
+        self.channel.bus_master.write(2, 6, 1)
+        self.channel.bus_master.write(0, 9 if to_memory else 1, 1)
+
+    def packet(self, cdb, *, limit=0xFFFE, dma=False, device=0):
+        self.command(0xA0, device=device, features=int(dma), lba=(limit & 0xFFFF) << 8)
+        self.write_words(bytes(cdb).ljust(12, b"\0"))
+
+    def packet_in(self, cdb, **options):
+        """Data of a packet command by PIO, block by block."""
+        self.packet(cdb, **options)
+        data = b""
+        while self.status & 8:
+            length = self.channel.read(4, 1) | self.channel.read(5, 1) << 8
+            data += self.read_words(length + 1 & ~1)[:length]
+        return data
+
+
+@dataclass
+class RigState:
+    ide: PiixState
+    disk: DiskState
+    cd: CdState
+
+
+class IdeRig:
+    """A controller with a disk and a CD drive, as one chip for the contract test."""
+
+    def __init__(self):
+        self.ram = Ram(1 << 18)
+        self.ide = PiixIde((IrqLine(), IrqLine()), self.ram, lambda *_: None, lambda *_: None)
+        self.disk = AtaDisk(FakeDrive(size_bytes=4096 * 512))
+        self.cd = AtapiCd(FakeDrive(size_bytes=64 * 2048, read_only=True))
+        self.ide.channels[0].attach(0, self.disk)
+        self.ide.channels[1].attach(0, self.cd)
+
+    @property
+    def state(self):
+        return RigState(self.ide.state, self.disk.state, self.cd.state)
+
+    def restore(self, state):
+        self.disk.restore(state.disk)
+        self.cd.restore(state.cd)
+        self.ide.restore(state.ide)
+
+    def reset(self):
+        self.ide.reset()
+        self.cd.target.state.tray_open = False      # kept over a reset, as it should be
+
+    def faces(self):
+        blocks = [(channel, 8) for channel in self.ide.channels]
+        return [*blocks, (self.ide, 16)]
+
+    def byte_faces(self):
+        return [(channel.control, 1) for channel in self.ide.channels]
+
+    def ready(self, rng):
+        """So that storms meet more than a closed door: bus mastering on, a table that leads somewhere."""
+        self.ide.write_config(4, 5, 2)
+        for channel in self.ide.channels:
+            channel.control.write(0, 0)
+        for at in range(0, 1 << 12, 8):
+            entry = rng.randrange(1 << 18) | rng.choice((512, 2048, 0)) << 32
+            self.ram.write(at, entry.to_bytes(8, "little"))
+
+    def command(self, rng):
+        """A command that does something, now and then, with random registers."""
+        channel = rng.choice(self.ide.channels)
+        channel.write(6, rng.choice((0x40, 0xE0, 0xA0)), 1)
+        for offset in range(1, 6):
+            channel.write(offset, rng.choice((0, 1, 2, 0x4F, 0xC2)), 1)
+        channel.write(7, rng.choice(sorted({*self.disk._commands, *self.cd._commands})), 1)
+        channel.bus_master.write(0, rng.choice((1, 9)), 1)

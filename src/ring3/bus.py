@@ -37,7 +37,7 @@ class IoMap(Protocol):
     def set_shadow(self, base: int, size: int, read: bool, write: bool) -> None: ...
     def set_gateway(self, port: int, magic: int, call: Any) -> None: ...
     def read_physical(self, address: int, length: int) -> bytes: ...
-    def write_physical(self, address: int, data: bytes) -> None: ...
+    def write_physical(self, address: int, data: bytes | memoryview) -> None: ...
     def set_a20(self, enabled: bool) -> None: ...
 
 
@@ -82,7 +82,7 @@ class PhysicalMemory:
     def read(self, address: int, length: int) -> bytes:
         return self._io.read_physical(address & ADDRESS_BITS, length)
 
-    def write(self, address: int, data: bytes) -> None:
+    def write(self, address: int, data: bytes | memoryview) -> None:
         self._io.write_physical(address & ADDRESS_BITS, data)
 
 
@@ -142,7 +142,9 @@ class Bus:
         """Where a ROM might be and none is: floats high.  As memory, because systems scan such places."""
         self.io.map_rom(base, b"\xff" * size)
 
-    def move_ports(self, name: str, first: int | None, count: int, face: WideFace, width: int = 4) -> None:
+    def move_ports(
+        self, name: str, first: int | None, count: int, face: ByteFace | WideFace, width: int = 4
+    ) -> None:
         """A window whose place the guest programs: at `first`, or nowhere."""
         for window in [w for w in self.port_windows if w.name == name]:
             self.port_windows.remove(window)

@@ -25,8 +25,6 @@ from ring3.devices.pic import I8259Pair
 from ring3.devices.pit import I8254
 from ring3.devices.reset import PortA, ResetControl
 from ring3.devices.rtc import Mc146818
-from ring3.devices.storage.buslogic import BusLogic
-from ring3.devices.storage.scsi_disk import ScsiDisk
 from ring3.devices.uart import Ns16550
 from ring3.devices.virtio.blk import VirtioBlk
 from ring3.devices.virtio.console import VirtioConsole
@@ -35,6 +33,7 @@ from ring3.devices.vmware import backdoor
 from ring3.devices.vmware.pointer import VmMouse
 from ring3.irq import IrqLine
 from ring3.state import load, record
+from storage_fakes import IdeRig
 from virtio_driver import Wiring, mad
 
 ACCESSES = 4000
@@ -117,30 +116,6 @@ def virtio_regions(chip):
     return [(ConfigFace(chip), 256), *zip(chip.faces, (128, 4096, 0x4000), strict=True)]
 
 
-def buslogic():
-    adapter = BusLogic(Ram(), IrqLine(), ignore, ignore)
-    adapter.attach(0, ScsiDisk(FakeDrive(bytes(4096)), "0"))
-    return adapter
-
-
-def mad_mailboxes(adapter, rng):
-    """Mailboxes and CCBs full of nonsense; then the driver resets the adapter."""
-    ram = adapter._memory
-    ram.write(0, rng.randbytes(512) + bytes(len(ram.data) - 512))
-    for at in range(0x1000, 0x1800, 0x100):
-        block = bytes((rng.choice((0, 2, 3, 4, 0x81, 9)), rng.choice((0, 8, 16, 24)), rng.randrange(20), 0))
-        lengths = rng.choice((0, 8, 512, 0xFFFF_FFF8)).to_bytes(4, "little") + rng.randbytes(2) + bytes(2)
-        cdb = bytes((rng.choice((0x12, 0x25, 0x28, 0x2A, 0x1A, 0xFF)),)) + bytes(7) + rng.randbytes(4)
-        ram.write(at, block + lengths + bytes(4) + bytes((rng.choice((0, 0, 3, 0xFF)), 0)) + cdb)
-    for n in range(8):
-        ccb, action = 0x1000 + 0x100 * rng.randrange(8), rng.choice((0, 1, 1, 2, 3))
-        ram.write(0x2000 + 8 * n, ccb.to_bytes(7, "little") + bytes((action,)))
-    adapter.write(0, 0x40)
-    for value in (0x81, 8, 0, 0x20, 0, 0, 0x02, 0x02):
-        adapter.write(1, value)
-    adapter.write(0, 0x80)
-
-
 def config_space(chip):
     return [(ConfigFace(chip), 256)]
 
@@ -208,6 +183,17 @@ DEVICES = {
     "pm_function": Device(lambda clock: PmFunction(ignore), wide_faces=config_space),
     "i440fx": Device(lambda clock: I440Fx(), wide_faces=config_space),
     "piix3": Device(lambda clock: Piix3([IrqLine() for _ in range(16)]), wide_faces=config_space),
+    "ide": Device(
+        lambda clock: IdeRig(),
+        lambda rig: rig.byte_faces(),
+        lambda rig: [*rig.faces(), (ConfigFace(rig.ide), 256)],
+        events=(
+            lambda rig, rng: rig.ready(rng),
+            lambda rig, rng: rig.command(rng),
+            lambda rig, rng: rig.cd.insert(rig.cd.target.drive),
+            lambda rig, rng: rig.cd.request_eject(),
+        ),
+    ),
     "virtio_blk": Device(
         lambda clock: VirtioBlk(Wiring(clock).wires, FakeDrive(bytes(4096))),
         wide_faces=virtio_regions,
@@ -224,12 +210,6 @@ DEVICES = {
             lambda console, rng: console.receive(rng.randbytes(rng.randrange(20))),
             lambda console, rng: console.resize(rng.getrandbits(20), rng.getrandbits(20)),
         ),
-    ),
-    "buslogic": Device(
-        lambda clock: buslogic(),
-        itself(4),
-        lambda chip: [(ConfigFace(chip), 256), (chip.faces[0], 32), (chip.faces[1], 4096)],
-        events=(mad_mailboxes,),
     ),
     # Functions and CF9h have states of their own; a stateless port stands in for the latter.
     "pci_bus": Device(lambda clock: PciBus([IrqLine()] * 4, DebugCon(NoBackend())), wide_faces=itself(8)),

@@ -3,7 +3,7 @@
 Intel 290549 (440FX), 290550 (PIIX3), 290562 (PIIX4), 290566 (82093AA).  `build` is the schematic, `post` what
 the BIOS would have set up; `acpi_platform` tells the same numbers to the ACPI tables.
 
-Not there yet: diskette, IDE, video.
+Not there yet: diskette, video.
 """
 
 import os
@@ -30,10 +30,9 @@ from ring3.devices.pic import I8259Pair
 from ring3.devices.pit import I8254
 from ring3.devices.reset import PortA, ResetControl
 from ring3.devices.rtc import Mc146818
-from ring3.devices.storage.buslogic import BusLogic
-from ring3.devices.storage.scsi import ScsiTarget
-from ring3.devices.storage.scsi_cd import ScsiCd
-from ring3.devices.storage.scsi_disk import ScsiDisk
+from ring3.devices.storage.ata import AtaDevice, AtaDisk
+from ring3.devices.storage.atapi import AtapiCd
+from ring3.devices.storage.ide import BUS_MASTER_PORTS, IDE_DECODE, IDETIM, PiixIde
 from ring3.devices.uart import Ns16550
 from ring3.devices.virtio.blk import VirtioBlk
 from ring3.devices.virtio.console import VirtioConsole
@@ -42,6 +41,7 @@ from ring3.devices.virtio.rng import VirtioRng
 from ring3.devices.vmware import backdoor
 from ring3.devices.vmware.backdoor import Backdoor
 from ring3.devices.vmware.pointer import VmMouse
+from ring3.errors import ConfigError
 from ring3.firmware import configuration, e820
 from ring3.firmware import post as firmware_post
 from ring3.firmware.acpi import Platform, Polarity, Trigger
@@ -53,6 +53,8 @@ COM = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))     # (port, IRQ)
 # PCI device numbers (slots); the ISA bridge's device has functions for IDE, USB and power management.
 HOST_BRIDGE, ISA_BRIDGE, VIDEO, SCSI, AHCI, SOUND, VIRTIO = 0, 1, 2, 3, 4, 5, 8
 IDE_FUNCTION, USB_FUNCTION, PM_FUNCTION = 1, 2, 3
+IDE = ((0x1F0, 0x3F6, 14), (0x170, 0x376, 15))     # (command block, control port, IRQ)
+IDE_BUS_MASTERS = 0xC000
 PM_BASE, PM_PORTS = 0x600, acpi_pm.PORTS
 BIOS_WINDOW = 0x2_0000                              # bytes of the BIOS that are seen below 1 MiB
 VGA_ROM = "pci1234,1111.rom"                        # the VGA BIOS's file, as the BIOS looks for it
@@ -129,7 +131,7 @@ def build(bus: Bus, cfg: PcConfig) -> Board:
     serial_ports(board)
     vmware(board)
     debug_exit(board)
-    scsi(board)
+    ide(board)
     virtio(board)
     firmware(board)
     return board
@@ -225,28 +227,36 @@ def debug_exit(board: Board) -> None:
         board.bus.ports(port, 4, "debug_exit", chip)
 
 
-def scsi(board: Board) -> None:
-    """The BusLogic adapter, where there is something on its bus; drives get their IDs in order."""
+def ide(board: Board) -> None:
+    """Disks from the primary channel on, CD drives from the secondary's first device; no more than four."""
     bus, cfg = board.bus, board.cfg
-    targets: list[tuple[str, ScsiTarget]] = []
-    targets += [(d.name, ScsiDisk(d.drive, d.name)) for d in cfg.disks if d.bus == "scsi"]
-    targets += [(c.name, ScsiCd(c.drive, c.name)) for c in cfg.cdroms if c.bus == "scsi"]
-    if not targets:
-        return
+    channels = [board.isa[irq].input() for _, _, irq in IDE]
+    places = [(channel, device) for channel in range(2) for device in range(2)]
+
+    def decoded(channel: int, is_open: bool) -> None:
+        block, control, _ = IDE[channel]
+        face = chip.channels[channel]
+        bus.move_ports(f"ide{channel}", block if is_open else None, 8, face)
+        bus.move_ports(f"ide{channel} control", control if is_open else None, 1, face.control, width=1)
 
     def moved(bar: int, base: int | None) -> None:
-        region = adapter.bars[bar]
-        move = bus.move_ports if region.io else bus.move_mmio
-        move(f"scsi region {bar}", base, region.size, adapter.faces[bar])
+        bus.move_ports("ide bus masters", base, BUS_MASTER_PORTS, chip)
 
-    def isa_moved(port: int | None) -> None:
-        bus.move_ports("scsi isa", port, 4, adapter.isa)
+    def attach(name: str, device: AtaDevice, wanted: tuple[int, int]) -> None:
+        if not places:
+            raise ConfigError(f"{name}: the IDE bus takes four drives, and has them: give it bus=ahci")
+        channel, number = wanted if wanted in places else places[0]
+        places.remove((channel, number))
+        chip.channels[channel].attach(number, bus.add(name, device))
 
-    # Before its targets: `reset` goes the other way round, and what it has under way needs them.
-    adapter = bus.add("scsi", BusLogic(bus.memory, board.pci.intx(SCSI, 1), moved, isa_moved))
-    board.pci.add(SCSI, 0, adapter)
-    for target_id, (name, target) in enumerate(targets):
-        adapter.attach(target_id, bus.add(name, target))
+    chip = bus.add("ide", PiixIde((channels[0], channels[1]), bus.memory, decoded, moved))
+    for disk in cfg.disks:
+        if disk.bus == "ide":
+            attach(disk.name, AtaDisk(disk.drive, disk.name), places[0] if places else (0, 0))
+    for cdrom in cfg.cdroms:
+        if cdrom.bus == "ide":
+            attach(cdrom.name, AtapiCd(cdrom.drive, cdrom.name), (1, 0))
+    board.pci.add(ISA_BRIDGE, IDE_FUNCTION, chip)
 
 
 def virtio(board: Board) -> None:
@@ -316,6 +326,10 @@ def post(bus: Bus) -> None:
     writes += config(ISA_BRIDGE, PM_FUNCTION, 0x3C, SCI_IRQ, 1)
     writes += config(ISA_BRIDGE, PM_FUNCTION, 0x40, PM_BASE | 1, 4)         # PMBA
     writes += config(ISA_BRIDGE, PM_FUNCTION, 0x80, 0x01, 1)                # PMREGMISC: decode it
+    writes += config(ISA_BRIDGE, IDE_FUNCTION, 0x20, IDE_BUS_MASTERS | 1, 4)
+    for channel in range(2):
+        writes += config(ISA_BRIDGE, IDE_FUNCTION, IDETIM + 2 * channel, IDE_DECODE, 2)
+    writes += config(ISA_BRIDGE, IDE_FUNCTION, 0x04, 0x0005, 2)
     for port, value, size in writes:
         bus.write_port(port, value, size)
 
