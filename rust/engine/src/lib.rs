@@ -6,6 +6,7 @@
 
 pub mod apic;
 pub mod cpuid;
+pub mod dirty;
 pub mod encode;
 pub mod exit;
 pub mod fault;
@@ -15,8 +16,10 @@ pub mod interp;
 pub mod io;
 pub mod memory;
 pub mod mmu;
+pub mod pixels;
 pub mod state;
 pub mod stats;
 pub mod timer;
 pub mod translate;
 pub mod vcpu;
+pub mod vga;

@@ -7,18 +7,31 @@
 //! reads and writes reach the one or the other (`set_shadow`; the 440FX's PAM registers).  A ROM may
 //! be a flash chip: it is read like memory while it is in array mode (`show_rom`), and an MMIO
 //! window at the same place takes stores, and reads in its other modes.
+//!
+//! Behind RAM's own bytes the memfd has what chips bring along: video memory (`add_extra`).  The
+//! guest sees it through views (`map_view`), which a chip moves as its registers say, perhaps
+//! several of the same bytes.  Such a page's *home* is its one name for translated code and dirty
+//! logs, an address that no guest can form; RAM's home is its guest-physical address.
 
+use crate::dirty::Logs;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
 
 pub const PAGE: u64 = 4096;
 pub const FOUR_GIB: u64 = 1 << 32;
+/// How much memory chips may bring along.
+const EXTRA_BYTES: u64 = 256 << 20;
+/// Home of the first byte of it.
+const EXTRA_HOME: u64 = 1 << 52;
 
 /// What a page of RAM holds, besides data.
 pub mod page_flag {
     /// Some block was translated from it: stores must go through `Memory::note_store`.
     pub const HAS_CODE: u8 = 1 << 0;
+    /// A store must be told to the dirty logs whose bits are set (`crate::dirty`).
+    pub const LOGS: u8 = !HAS_CODE;
+    pub const FIRST_LOG: u8 = 1 << 1;
 }
 
 /// Where ROM may hide RAM.
@@ -100,6 +113,15 @@ impl Rom {
     }
 }
 
+/// Memory of a chip at a place in guest-physical memory.
+#[derive(Clone, Debug)]
+struct View {
+    base: u64,
+    bytes: u64,
+    /// Into the memfd.
+    offset: u64,
+}
+
 /// Bytes written by the host side (DMA) over translated code; the vCPU drops those blocks.
 pub type StoreNote = (u64, u64);
 
@@ -108,7 +130,11 @@ pub struct Memory {
     fd: i32,
     ram_bytes: u64,
     low_bytes: u64,
+    /// End of RAM and of what chips brought along, as offset into the memfd.
+    end: AtomicU64,
     flags: Mapping,
+    views: RwLock<Vec<View>>,
+    logs: Logs,
     roms: RwLock<Vec<Rom>>,
     /// `hidden` bits of each page from `SHADOW_FIRST` on.
     shadow: [AtomicU8; SHADOW_PAGES],
@@ -144,8 +170,8 @@ impl Memory {
             if sized != 0 {
                 return Err(std::io::Error::last_os_error());
             }
-            let ram = Mapping::new(ram_bytes as usize, fd)?;
-            let flags = Mapping::new((ram_bytes / PAGE) as usize, -1)?;
+            let ram = Mapping::new((ram_bytes + EXTRA_BYTES) as usize, fd)?;
+            let flags = Mapping::new(((ram_bytes + EXTRA_BYTES) / PAGE) as usize, -1)?;
             Ok((ram, flags))
         })();
         let (ram, flags) = made.inspect_err(|_| {
@@ -157,7 +183,10 @@ impl Memory {
             fd,
             ram_bytes,
             low_bytes,
+            end: AtomicU64::new(ram_bytes),
             flags,
+            views: RwLock::default(),
+            logs: Logs::default(),
             roms: RwLock::default(),
             shadow: [const { AtomicU8::new(0) }; SHADOW_PAGES],
             address_mask: AtomicU64::new(u64::MAX),
@@ -277,7 +306,7 @@ impl Memory {
     /// Host address of the RAM that stores to the page of `address` reach though reads don't.
     fn beneath(&self, address: u64) -> Option<*mut u8> {
         let page = address & !(PAGE - 1);
-        let offset = self.ram_offset(page)?;
+        let offset = self.bus_offset(page)?;
         (self.hidden(page) == hidden::READS).then(|| self.ram_at(offset))
     }
 
@@ -290,11 +319,90 @@ impl Memory {
         let length = data.len().min(PAGE as usize - within);
         // SAFETY: within + length stays inside the page.
         unsafe { copy(data.as_ptr(), page.add(within), length) };
+        if let Some(offset) = self.bus_offset(address) {
+            self.note_dirty(offset);
+        }
         true
     }
 
-    /// Offset into RAM of a guest-physical address, if RAM lies there (ROM and MMIO not considered).
-    pub fn ram_offset(&self, address: u64) -> Option<u64> {
+    pub fn logs(&self) -> &Logs {
+        &self.logs
+    }
+
+    /// Memory for a chip, zeroed: its offset into the memfd (bytes, whole pages).
+    pub fn add_extra(&self, bytes: u64) -> std::io::Result<u64> {
+        let _one_at_a_time = self.views.write().unwrap_or_else(|e| e.into_inner());
+        let offset = self.end.load(Ordering::Acquire);
+        let end = offset.saturating_add(bytes);
+        if !bytes.is_multiple_of(PAGE) || end > self.ram_bytes + EXTRA_BYTES {
+            return Err(std::io::Error::from(std::io::ErrorKind::InvalidInput));
+        }
+        // SAFETY: plain system call on our own descriptor.
+        if unsafe { libc::ftruncate(self.fd, end as libc::off_t) } != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        self.end.store(end, Ordering::Release);
+        Ok(offset)
+    }
+
+    /// Shows the guest a chip's memory at `base`: RAM above 1 MiB, devices and ROMs there go before.
+    /// Whole pages; `offset` as from `add_extra`.
+    pub fn map_view(&self, base: u64, bytes: u64, offset: u64) {
+        let mut views = self.views.write().unwrap_or_else(|e| e.into_inner());
+        let end = self.end.load(Ordering::Acquire);
+        if offset < self.ram_bytes || bytes > end || offset > end - bytes {
+            return;
+        }
+        views.retain(|view| view.base != base);
+        views.push(View {
+            base,
+            bytes,
+            offset,
+        });
+        drop(views);
+        self.map_changed();
+    }
+
+    pub fn unmap_view(&self, base: u64) {
+        let mut views = self.views.write().unwrap_or_else(|e| e.into_inner());
+        let before = views.len();
+        views.retain(|view| view.base != base);
+        let changed = views.len() != before;
+        drop(views);
+        if changed {
+            self.map_changed();
+        }
+    }
+
+    fn viewed(&self, page: u64) -> Option<*mut u8> {
+        let views = self.views.read().unwrap_or_else(|e| e.into_inner());
+        let inside = |view: &&View| page >= view.base && page - view.base < view.bytes;
+        let view = views.iter().find(inside)?;
+        Some(self.ram_at(view.offset + (page - view.base)))
+    }
+
+    /// The home of the page that `Page::Ram` gave, or `page` for what isn't RAM.
+    pub fn home(&self, host: *const u8, page: u64) -> u64 {
+        let offset = (host as u64).wrapping_sub(self.ram.start.as_ptr() as u64);
+        if offset < self.ram_bytes || offset >= self.ram.bytes as u64 {
+            page
+        } else {
+            EXTRA_HOME + (offset - self.ram_bytes)
+        }
+    }
+
+    /// Offset into RAM (or what is behind it) of a home address, if RAM lies there (ROM and MMIO not
+    /// considered).
+    pub fn ram_offset(&self, home: u64) -> Option<u64> {
+        if home >= EXTRA_HOME {
+            let offset = home - EXTRA_HOME + self.ram_bytes;
+            return (offset < self.end.load(Ordering::Relaxed)).then_some(offset);
+        }
+        self.bus_offset(home)
+    }
+
+    /// The same of a guest-physical address: RAM only.
+    fn bus_offset(&self, address: u64) -> Option<u64> {
         if address < self.low_bytes {
             Some(address)
         } else if address >= FOUR_GIB {
@@ -307,7 +415,7 @@ impl Memory {
 
     /// Host address of an offset into RAM.
     pub fn ram_at(&self, offset: u64) -> *mut u8 {
-        debug_assert!(offset < self.ram_bytes);
+        debug_assert!(offset < self.ram.bytes as u64);
         // SAFETY: callers pass an offset from `ram_offset`, which is inside the mapping.
         unsafe { self.ram.start.as_ptr().add(offset as usize) }
     }
@@ -318,11 +426,17 @@ impl Memory {
         let hidden = self.hidden(page);
         // Windows over RAM exist only below 1 MiB (video, option ROMs, BIOS); elsewhere RAM wins.
         if page >= 0x10_0000
-            && let Some(offset) = self.ram_offset(page)
+            && let Some(offset) = self.bus_offset(page)
         {
             return Page::Ram(self.ram_at(offset));
         }
-        let ram = self.ram_offset(page).map(|offset| self.ram_at(offset));
+        let viewed = self.viewed(page);
+        if page < 0x10_0000
+            && let Some(host) = viewed
+        {
+            return Page::Ram(host);
+        }
+        let ram = self.bus_offset(page).map(|offset| self.ram_at(offset));
         if hidden & hidden::READS == 0
             && let Some(ram) = ram
         {
@@ -335,13 +449,14 @@ impl Memory {
         let shown = |rom: &Rom| rom.page(page).filter(|_| rom.shown.load(Ordering::Acquire));
         match self.with_roms(|roms| roms.iter().find_map(shown)) {
             Some(rom) => Page::Rom(rom),
-            None => Page::Io,
+            None if io_here(page) => Page::Io,
+            None => viewed.map_or(Page::Io, Page::Ram),
         }
     }
 
     /// The flag byte of the page of RAM at `offset`.
     pub fn flags_at(&self, offset: u64) -> &AtomicU8 {
-        debug_assert!(offset < self.ram_bytes);
+        debug_assert!(offset < self.ram.bytes as u64);
         // SAFETY: one byte for each page of RAM; AtomicU8 has the layout of u8.
         unsafe {
             &*self
@@ -351,6 +466,13 @@ impl Memory {
                 .add((offset / PAGE) as usize)
                 .cast::<AtomicU8>()
         }
+    }
+
+    /// Whether a dirty log waits for a store to the page at a host address; false for what isn't RAM.
+    pub fn logged(&self, host: u64) -> bool {
+        let offset = host.wrapping_sub(self.ram.start.as_ptr() as u64);
+        offset < self.ram.bytes as u64
+            && self.flags_at(offset).load(Ordering::Relaxed) & page_flag::LOGS != 0
     }
 
     /// Address of the flag byte of page 0, for generated code.
@@ -386,15 +508,39 @@ impl Memory {
             if let Some(p) = target {
                 // SAFETY: the chunk stays inside the page.
                 unsafe { copy(source.as_ptr(), p.add((at % PAGE) as usize), source.len()) };
-                // A vCPU flags the page, then reads its code: one of the two sees the other's work.
-                std::sync::atomic::fence(Ordering::SeqCst);
-                if let Some(offset) = self.ram_offset(at)
-                    && self.flags_at(offset).load(Ordering::Acquire) & page_flag::HAS_CODE != 0
-                {
-                    self.note(at, source.len() as u64);
-                    noted = true;
-                }
+                let home = self.home(p, at & !(PAGE - 1)) + at % PAGE;
+                noted |= self.note_write(home, source.len() as u64);
             }
+        }
+        noted
+    }
+
+    /// A store by the host, inside one page: dirty logs hear of it; true if there was translated code.
+    fn note_write(&self, home: u64, length: u64) -> bool {
+        // A vCPU flags the page, then reads its code: one of the two sees the other's work.
+        std::sync::atomic::fence(Ordering::SeqCst);
+        let Some(offset) = self.ram_offset(home) else {
+            return false;
+        };
+        self.note_dirty(offset);
+        let code = self.flags_at(offset).load(Ordering::Acquire) & page_flag::HAS_CODE != 0;
+        if code {
+            self.note(home, length);
+        }
+        code
+    }
+
+    /// Writes to a chip's memory, at an offset as from `add_extra`; true if there was translated code.
+    pub fn write_extra(&self, offset: u64, data: &[u8]) -> bool {
+        let mut noted = false;
+        for (at, chunk) in page_chunks(offset, data.len()) {
+            let source = &data[chunk];
+            if at < self.ram_bytes || at >= self.end.load(Ordering::Acquire) {
+                continue;
+            }
+            // SAFETY: the chunk stays inside a page of the mapping.
+            unsafe { copy(source.as_ptr(), self.ram_at(at), source.len()) };
+            noted |= self.note_write(EXTRA_HOME + (at - self.ram_bytes), source.len() as u64);
         }
         noted
     }
@@ -525,6 +671,58 @@ mod tests {
         m.read(base + PAGE - 2, &mut out, nowhere);
         assert_eq!(out, [0xFF, 1, 2, 0xFF]);
         assert_eq!(m.take_notes(), vec![(base + PAGE - 1, 1), (base + PAGE, 1)]);
+    }
+
+    #[test]
+    fn a_view_shows_memory_of_a_chip_and_moves() {
+        let m = Memory::new(PAGE, PAGE).unwrap();
+        let offset = m.add_extra(2 * PAGE).unwrap();
+        m.map_view(0xE000_0000, 2 * PAGE, offset);
+        m.write(0xE000_0FFF, b"ab", nowhere);
+        m.unmap_view(0xE000_0000);
+        let read = |address| {
+            let mut out = [0; 2];
+            m.read(address, &mut out, nowhere);
+            out
+        };
+        assert_eq!(read(0xE000_0FFF), [0xFF; 2]);
+        m.map_view(0xF000_0000, 2 * PAGE, offset);
+        assert_eq!(&read(0xF000_0FFF), b"ab");
+    }
+
+    #[test]
+    fn below_one_mib_a_view_hides_windows_and_above_they_hide_it() {
+        let m = Memory::new(1 << 20, 1 << 20).unwrap();
+        let offset = m.add_extra(PAGE).unwrap();
+        m.map_view(0xA_0000, PAGE, offset);
+        m.map_view(0xFEC0_0000, PAGE, offset);
+        assert!(matches!(m.page(0xA_0000, |_| true), Page::Ram(_)));
+        assert_eq!(m.page(0xFEC0_0000, |_| true), Page::Io);
+    }
+
+    #[test]
+    fn all_views_of_a_page_have_one_home() {
+        let m = Memory::new(1 << 20, 1 << 20).unwrap();
+        let offset = m.add_extra(2 * PAGE).unwrap();
+        m.map_view(0xA_0000, PAGE, offset + PAGE);
+        m.map_view(0xE000_0000, 2 * PAGE, offset);
+        let home = |page| match m.page(page, nowhere) {
+            Page::Ram(host) => m.home(host, page),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(home(0xA_0000), home(0xE000_1000));
+        assert_eq!(m.ram_offset(home(0xA_0000)), Some(offset + PAGE));
+        assert_eq!(home(0x1000), 0x1000);
+    }
+
+    #[test]
+    fn a_view_of_other_memory_is_refused() {
+        let m = Memory::new(2 * PAGE, 2 * PAGE).unwrap();
+        let offset = m.add_extra(PAGE).unwrap();
+        m.map_view(0xE000_0000, PAGE, 0);
+        m.map_view(0xE000_0000, 2 * PAGE, offset);
+        assert_eq!(m.page(0xE000_0000, nowhere), Page::Io);
+        assert!(m.add_extra(1 << 40).is_err());
     }
 
     #[test]

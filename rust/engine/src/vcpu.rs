@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 /// What the machine's vCPUs share.
 pub struct Vm {
-    pub memory: Memory,
+    pub memory: Arc<Memory>,
     pub io: IoMap,
 }
 
@@ -58,6 +58,11 @@ pub struct Shared {
     nmi: AtomicBool,
     init: AtomicBool,
     messages: Mutex<Vec<Message>>,
+    /// Inside `Vcpu::run`.
+    running: AtomicBool,
+    /// `Logs::generation` that its write entries are of.
+    logs_seen: Mutex<u64>,
+    logs_changed: Condvar,
     sleeping: Mutex<()>,
     wake: Condvar,
     pub acknowledge: Mutex<Option<Arc<Acknowledge>>>,
@@ -87,6 +92,9 @@ impl Shared {
             nmi: AtomicBool::new(false),
             init: AtomicBool::new(false),
             messages: Mutex::default(),
+            running: AtomicBool::new(false),
+            logs_seen: Mutex::default(),
+            logs_changed: Condvar::new(),
             sleeping: Mutex::default(),
             wake: Condvar::new(),
             acknowledge: Mutex::default(),
@@ -137,6 +145,24 @@ impl Shared {
         self.attend();
     }
 
+    /// After `attend`: waits until the vCPU has no inline write entries of pages that dirty logs had
+    /// asked to hear of at `generation`.  False: it didn't come round in time, because a device
+    /// held it up.
+    pub fn wait_for_logs(&self, generation: u64, patience: Duration) -> bool {
+        let waits = |seen: &mut u64| *seen < generation && self.running.load(Ordering::SeqCst);
+        let seen = locked(&self.logs_seen);
+        let waited = self.logs_changed.wait_timeout_while(seen, patience, waits);
+        !waited.unwrap_or_else(|e| e.into_inner()).1.timed_out()
+    }
+
+    fn set_running(&self, running: bool) {
+        self.running.store(running, Ordering::SeqCst);
+        if !running {
+            let _guard = locked(&self.logs_seen);
+            self.logs_changed.notify_all();
+        }
+    }
+
     /// An interrupt message from an I/O APIC or a device.
     pub fn deliver(&self, message: Message) {
         let mut messages = locked(&self.messages);
@@ -161,6 +187,8 @@ pub struct Vcpu {
     pub jit: Jit,
     pub shared: Arc<Shared>,
     timer: HostTimer,
+    /// `Logs::generation` that the inline write entries are of.
+    logs_generation: u64,
     pub backend: Backend,
     /// RIP after the instruction being interpreted, unless it changes it.
     pub next_rip: u64,
@@ -196,6 +224,7 @@ impl Vcpu {
             stats: Stats::default(),
             timer: HostTimer::new(shared.clone()),
             shared,
+            logs_generation: 0,
             backend,
             next_rip: 0,
             single_step: false,
@@ -241,7 +270,9 @@ impl Vcpu {
     pub fn run(&mut self) -> Exit {
         let start = Instant::now();
         self.timer.enter();
+        self.shared.set_running(true);
         let exit = self.run_until_exit();
+        self.shared.set_running(false);
         self.timer.leave();
         self.stats.ns_running += start.elapsed().as_nanos() as u64;
         exit
@@ -321,6 +352,16 @@ impl Vcpu {
         self.shared.attention().store(1, Ordering::Relaxed);
     }
 
+    fn attend_to_logs(&mut self) {
+        let generation = self.vm.memory.logs().generation();
+        if self.logs_generation != generation {
+            self.logs_generation = generation;
+            self.forbid_logged_writes();
+            *locked(&self.shared.logs_seen) = generation;
+            self.shared.logs_changed.notify_all();
+        }
+    }
+
     /// Takes in what other threads and the clock have for this CPU.
     fn attend(&mut self) {
         for (address, length) in self.vm.memory.take_notes() {
@@ -334,6 +375,7 @@ impl Vcpu {
         if self.shared.init.swap(false, Ordering::AcqRel) {
             self.signal(Signal::Init);
         }
+        self.attend_to_logs();
         if self.shared.nmi.swap(false, Ordering::AcqRel)
             && let Some(signal) = self.apic.pulse_nmi()
         {

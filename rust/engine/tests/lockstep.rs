@@ -68,7 +68,7 @@ impl Device for Latch {
 fn machine(backend: Backend) -> Vcpu {
     let memory = Memory::new(RAM_BYTES, RAM_BYTES).expect("RAM");
     let vm = Arc::new(Vm {
-        memory,
+        memory: memory.into(),
         io: IoMap::default(),
     });
     let map = |port, count, device| vm.io.map_ports(port, count, 1, device);

@@ -6,6 +6,7 @@ mod device;
 mod encode;
 mod registers;
 mod vcpu;
+mod video;
 mod vm;
 
 use pyo3::prelude::*;
@@ -49,6 +50,7 @@ fn host_features(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<vm::Vm>()?;
     module.add_class::<vcpu::Vcpu>()?;
+    module.add_class::<video::VideoMemory>()?;
     module.add_class::<Exit>()?;
     module.add_class::<encode::Frame>()?;
     module.add_class::<encode::PixelFormat>()?;

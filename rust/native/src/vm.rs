@@ -1,6 +1,7 @@
 //! `Vm`: guest memory and the I/O map.
 
 use crate::device::{ErrorHandler, PythonDevice, PythonGateway, check_width, locked};
+use crate::video::VideoMemory;
 use engine::io::{IoMap, Overlap};
 use engine::memory::{Memory, PAGE};
 use engine::mmu::walk::PHYSICAL_BITS;
@@ -11,6 +12,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 const PORTS: u64 = 0x1_0000;
 /// First guest-physical address that the CPU can't form.
@@ -23,6 +25,33 @@ struct Mapped {
     device: Arc<PythonDevice>,
 }
 
+/// The machine's vCPUs, told when the map, code in memory or dirty logs change.
+#[derive(Default)]
+pub struct Vcpus(Mutex<Vec<Weak<Shared>>>);
+
+impl Vcpus {
+    fn living(&self) -> Vec<Arc<Shared>> {
+        locked(&self.0).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Makes them look at what changed before their next instructions.
+    pub fn attend(&self) {
+        for vcpu in self.living() {
+            vcpu.attend();
+        }
+    }
+
+    /// Has them attend, and waits until stores are told to the dirty logs of `generation`; false:
+    /// not all came round within `patience`.
+    pub fn wait_for_logs(&self, generation: u64, patience: Duration) -> bool {
+        self.attend();
+        let vcpus = self.living();
+        vcpus
+            .iter()
+            .all(|vcpu| vcpu.wait_for_logs(generation, patience))
+    }
+}
+
 #[pyclass(frozen, module = "ring3._native")]
 pub struct Vm {
     pub engine: Arc<engine::vcpu::Vm>,
@@ -30,24 +59,18 @@ pub struct Vm {
     ports: Mutex<Vec<Mapped>>,
     mmio: Mutex<Vec<Mapped>>,
     gateway: Mutex<Option<Arc<PythonGateway>>>,
-    /// Told when the map or code in memory changes.
-    vcpus: Mutex<Vec<Weak<Shared>>>,
+    vcpus: Arc<Vcpus>,
 }
 
 impl Vm {
     pub fn add_vcpu(&self, shared: &Arc<Shared>) {
-        let mut vcpus = locked(&self.vcpus);
+        let mut vcpus = locked(&self.vcpus.0);
         vcpus.retain(|vcpu| vcpu.strong_count() > 0);
         vcpus.push(Arc::downgrade(shared));
     }
 
-    /// Makes the vCPUs look at what changed before their next instructions.
     fn attend(&self) {
-        for vcpu in locked(&self.vcpus).iter() {
-            if let Some(vcpu) = vcpu.upgrade() {
-                vcpu.attend();
-            }
-        }
+        self.vcpus.attend();
     }
 
     fn map_changed(&self) {
@@ -82,7 +105,7 @@ fn check_range(what: &str, first: u64, count: u64, end: u64) -> PyResult<()> {
     )))
 }
 
-fn check_pages(what: &str, base: u64, size: u64) -> PyResult<()> {
+pub fn check_pages(what: &str, base: u64, size: u64) -> PyResult<()> {
     check_range(what, base, size, PHYSICAL_END)?;
     if base.is_multiple_of(PAGE) && size.is_multiple_of(PAGE) {
         return Ok(());
@@ -117,14 +140,14 @@ impl Vm {
         })?;
         Ok(Vm {
             engine: Arc::new(engine::vcpu::Vm {
-                memory,
+                memory: memory.into(),
                 io: IoMap::default(),
             }),
             errors: Arc::default(),
             ports: Mutex::default(),
             mmio: Mutex::default(),
             gateway: Mutex::default(),
-            vcpus: Mutex::default(),
+            vcpus: Arc::default(),
         })
     }
 
@@ -270,6 +293,13 @@ impl Vm {
     fn set_a20(&self, enabled: bool) {
         self.engine.memory.set_a20(enabled);
         self.attend();
+    }
+
+    fn add_video_memory(&self, size: u64) -> PyResult<VideoMemory> {
+        check_range("bytes of video memory", 0, size, u32::MAX as u64)?;
+        VideoMemory::new(self.engine.clone(), self.vcpus.clone(), size).map_err(|error| {
+            PyMemoryError::new_err(format!("video memory of {size:#x} bytes: {error}"))
+        })
     }
 
     fn set_io_error_handler(&self, handler: Py<PyAny>) {

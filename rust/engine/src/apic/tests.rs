@@ -552,7 +552,7 @@ fn no_sequence_of_writes_and_times_is_too_much() {
 /// A processor, its APIC enabled by software.
 fn vcpu(index: u32) -> Vcpu {
     let vm = Arc::new(Vm {
-        memory: Memory::new(1 << 20, 1 << 20).unwrap(),
+        memory: Arc::new(Memory::new(1 << 20, 1 << 20).unwrap()),
         io: IoMap::default(),
     });
     let mut v = Vcpu::new(vm, index, Model::named("max").unwrap(), Backend::Interp).unwrap();

@@ -28,7 +28,7 @@ impl Machine {
     fn new(code: &[u8]) -> Machine {
         let memory = Memory::new(RAM_BYTES, RAM_BYTES).unwrap();
         let vm = Arc::new(Vm {
-            memory,
+            memory: memory.into(),
             io: IoMap::default(),
         });
         let model = Model::named("max").unwrap();

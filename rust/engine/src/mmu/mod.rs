@@ -28,7 +28,7 @@ pub struct Cached {
     pub generation: u32,
     /// `walk::right` and `physical` bits.
     pub rights: u32,
-    /// Guest-physical address of the page, gated by A20.
+    /// Guest-physical address of the page, gated by A20; of RAM, its home (`Memory::home`).
     pub page: u64,
     /// Host address of the page; null for IO.
     pub host: *mut u8,
@@ -204,8 +204,12 @@ impl Vcpu {
         } else {
             self.vm.memory.page(page, io)
         };
+        let mut page = page;
         let host = match kind {
-            Page::Ram(p) => p,
+            Page::Ram(p) => {
+                page = self.vm.memory.home(p, page);
+                p
+            }
             Page::Rom(p) => {
                 rights |= physical::ROM;
                 p.cast_mut()
@@ -440,13 +444,19 @@ impl Vcpu {
         }
     }
 
-    /// Drops translated code that a store of `length` bytes at a guest-physical address changed.
+    /// Drops translated code that a store of `length` bytes inside a page changed, and tells the
+    /// dirty logs; `address` as `Cached::page` has it.
     #[inline]
     pub fn note_store(&mut self, address: u64, length: u64) {
-        if let Some(offset) = self.vm.memory.ram_offset(address)
-            && self.vm.memory.flags_at(offset).load(Ordering::Relaxed) & page_flag::HAS_CODE != 0
-        {
-            self.invalidate_code(address, length);
+        let Some(offset) = self.vm.memory.ram_offset(address) else {
+            return;
+        };
+        let flags = self.vm.memory.flags_at(offset).load(Ordering::Relaxed);
+        if flags != 0 {
+            self.vm.memory.note_dirty(offset);
+            if flags & page_flag::HAS_CODE != 0 {
+                self.invalidate_code(address, length);
+            }
         }
     }
 

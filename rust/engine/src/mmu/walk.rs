@@ -302,6 +302,12 @@ impl Walk<'_> {
                 (*p.cast::<AtomicU32>()).fetch_or(bits as u32, Ordering::Relaxed);
             }
         }
+        if let Some(offset) = self
+            .memory
+            .ram_offset(self.memory.home(page, at & !(PAGE - 1)))
+        {
+            self.memory.note_dirty(offset);
+        }
     }
 
     fn host(&self, at: u64) -> Option<*const u8> {

@@ -391,6 +391,9 @@ impl Vcpu {
         if c.rights & physical::IO != 0 || write && c.rights & physical::ROM != 0 {
             return 0;
         }
+        if write && let Some(offset) = self.vm.memory.ram_offset(c.page) {
+            self.vm.memory.note_dirty(offset);
+        }
         if write && self.page_has_code(c.page) {
             // SAFETY: the thunk was called: its return address, in the block, lies below the Area.
             let site = unsafe { *self.env.area().cast::<u64>().sub(1) };

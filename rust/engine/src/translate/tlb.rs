@@ -123,6 +123,18 @@ impl Vcpu {
         }
     }
 
+    /// Drops inline write entries of pages whose stores dirty logs must hear of.
+    pub fn forbid_logged_writes(&mut self) {
+        let memory = &self.vm.memory;
+        for tlb in &mut area(self).tlb {
+            for (index, entry) in tlb.write.iter_mut().enumerate() {
+                if memory.logged(entry.host) {
+                    *entry = invalid(index);
+                }
+            }
+        }
+    }
+
     /// Drops inline write entries of the physical page with host address `host`: it holds code now.
     pub fn forbid_inline_writes(&mut self, host: u64) {
         for tlb in &mut area(self).tlb {

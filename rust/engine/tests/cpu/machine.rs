@@ -214,7 +214,7 @@ impl Machine {
     pub fn new(mode: Mode, backend: Backend) -> Machine {
         let memory = Memory::new(RAM_BYTES, RAM_BYTES).expect("RAM for a test");
         let vm = Arc::new(Vm {
-            memory,
+            memory: memory.into(),
             io: IoMap::default(),
         });
         let model = Model::named("max").expect("the model `max`");

@@ -56,7 +56,7 @@ fn protected_mode() -> Vcpu {
 fn flat(code: u32) -> Vcpu {
     let memory = Memory::new(2 << 20, 2 << 20).expect("memory");
     let vm = Vm {
-        memory,
+        memory: memory.into(),
         io: IoMap::default(),
     };
     let model = Model::named("max").expect("model");
