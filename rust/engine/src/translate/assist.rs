@@ -34,10 +34,8 @@ pub fn assisted(ins: &Instruction) -> bool {
     use Mnemonic::*;
     let (first, second) = (ins.op0_register(), ins.op1_register());
     match ins.mnemonic() {
-        // Transfers between rings have handlers here too, but with them an i386 guest under load
-        // lost its timer now and then: until that is understood the interpreter does them.
         Syscall | Sysret | Sysretq | Sysenter | Sysexit | Sysexitq | Int | Int3 | Iret | Iretd
-        | Iretq => false,
+        | Iretq => true,
         Mov if first.is_segment_register() || second.is_segment_register() => true,
         Mov if first.is_cr() => matches!(first, Register::CR2 | Register::CR3),
         Mov if second.is_cr() || second.is_dr() => true,

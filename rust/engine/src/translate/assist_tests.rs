@@ -17,7 +17,7 @@ const DATA3: u32 = 0x23;
 const BASED: u32 = 0x33;
 
 /// A GDT, a gate for INT 80h (and all exceptions) to `HANDLER`, a TSS with stacks for level 0.
-fn with_tables(m: &mut Machine, long: bool, handler: &[u8]) {
+pub(super) fn with_tables(m: &mut Machine, long: bool, handler: &[u8]) {
     let code = if long {
         0x00AF_9B00_0000_FFFF
     } else {

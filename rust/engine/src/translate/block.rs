@@ -3,7 +3,8 @@
 //! A block is guest code of one page as it runs while no branch is taken: from its first instruction
 //! over forward conditional branches (`MAX_BRANCHES` at most), which are exits, to the first other
 //! that changes the flow (or the page's end, or `MAX_INSTRUCTIONS`); an instruction that straddles
-//! two pages is a block of its own.  Its host code has up to four entries, falling into each other:
+//! two pages is a block of its own.  Its host code has four entries, each with the checks of those
+//! below:
 //!
 //! | entry | reached by | checks |
 //! |---|---|---|
@@ -12,9 +13,11 @@
 //! | `polled` | backward links | `attention` |
 //! | `main` | forward links, the dispatcher | |
 //!
-//! So every cycle of blocks passes a poll, and no link survives a change of mappings unseen.
+//! So every cycle of blocks passes a poll, and no link survives a change of mappings unseen.  The
+//! first two checks keep the flags even if this block overwrites them: where they fail, other code
+//! runs, which may not.
 
-use super::emit::{Alu, Asm, Cond, Label, Mem, R9, R10, W32, W64};
+use super::emit::{Alu, Asm, Cond, Label, Mem, R9, R10, R11, RCX, W32, W64};
 use super::env::{Area, CODE_TLB_ENTRIES};
 use super::group::{self, Group};
 use super::mode::{Mode, bit};
@@ -110,15 +113,14 @@ pub enum Cold {
         saved: bool,
         insn: usize,
     },
-    /// `attention` is set: leave with RIP at the block's start.
+    /// `attention` is set: leave with RIP at the block's start.  `kept`: RCX is in R11.
     Attend {
         at: Label,
-        saved: bool,
+        kept: bool,
     },
-    /// The page check failed: look the block up.
+    /// The page check failed, RCX is in R11: look the block up.
     Lookup {
         at: Label,
-        saved: bool,
     },
     LoadFpu {
         at: Label,
@@ -265,87 +267,78 @@ impl Builder<'_> {
         field(offset_of!(Area, code_tlb) + 4 * slot)
     }
 
-    /// `cmp r9, rip`.
-    fn compare_target(&mut self) {
-        let rip = self.source.rip;
-        if rip as i32 as i64 as u64 == rip {
-            self.asm.alu(Alu::Cmp, W64, R9, rip as i64);
-        } else if !self.mode().code64() {
-            self.asm.alu(Alu::Cmp, W32, R9, rip as i32);
+    /// RCX = 0 if virtual page `check` shows the identity that it must, and R9 is this block's RIP
+    /// if `target`.  Flags are kept: what runs instead, if it fails, may need them.
+    fn compare_identity(&mut self, check: PageCheck, target: bool) {
+        let slot = self.code_tlb(check.vpn);
+        self.asm.mov(W32, RCX, slot);
+        let mem = Mem::base(RCX);
+        if !target {
+            return self.asm.lea(W32, RCX, mem.disp(-(check.id as i32)));
+        }
+        // R9 has this RIP's low 16 bits, and identities are below 2^16: no difference of the one
+        // makes up for one of the other.
+        let subtrahend = self.source.rip.wrapping_add(check.id as u64).wrapping_neg();
+        let sum = mem.index(R9, 1);
+        if !self.mode().code64() {
+            self.asm.lea(W32, RCX, sum.disp(subtrahend as i32));
+        } else if subtrahend as i32 as i64 as u64 == subtrahend {
+            self.asm.lea(W64, RCX, sum.disp(subtrahend as i32));
         } else {
-            self.asm.mov_imm64(R10, rip);
-            self.asm.alu(Alu::Cmp, W64, R9, R10);
+            self.asm.mov_imm64(R10, subtrahend);
+            self.asm.lea(W64, R10, Mem::base(R10).index(R9, 1));
+            self.asm.lea(W64, RCX, mem.index(R10, 1));
         }
     }
 
-    fn check_page(&mut self, check: PageCheck, saved: bool) {
+    /// Goes on at `passed`, RCX in R11, if the page of `check` is mapped as it was.
+    fn check_page(&mut self, check: PageCheck, passed: Label) {
         let at = self.asm.label();
-        let slot = self.code_tlb(check.vpn);
-        self.asm.alu(Alu::Cmp, W32, slot, check.id as i32);
-        self.asm.jcc(Cond::Ne, at);
-        self.cold.push(Cold::Lookup { at, saved });
+        self.asm.mov(W64, R11, RCX);
+        self.compare_identity(check, false);
+        self.asm.jrcxz(passed);
+        self.asm.jmp(at);
+        self.cold.push(Cold::Lookup { at });
     }
 
-    fn check_attention(&mut self, saved: bool) {
-        let at = self.asm.label();
-        self.asm.alu(Alu::Cmp, W32, area!(attention), 0);
-        self.asm.jcc(Cond::Ne, at);
-        self.cold.push(Cold::Attend { at, saved });
-    }
-
+    /// The entries, each of which keeps the flags of its predecessor as long as it isn't certain that
+    /// they are this block's.
     fn prologue(&mut self) -> Entries {
         let dead = self.source.insns.first().is_none_or(|i| i.flags_dead());
-        if dead {
-            self.prologue_flags_dead()
+        let (passed, start) = (self.asm.label(), self.asm.label());
+        let indirect = self.asm.position();
+        self.asm.mov(W64, R11, RCX);
+        self.compare_identity(self.source.page, true);
+        self.asm.jrcxz(passed);
+        self.asm.jmp_to(self.thunks.lookup_kept);
+        let guarded = self.asm.position();
+        self.check_page(self.source.page, passed);
+        let at = self.asm.label();
+        let polled = if dead {
+            self.asm.bind(passed);
+            self.asm.mov(W64, RCX, R11);
+            let polled = self.asm.position();
+            self.asm.alu(Alu::Cmp, W32, area!(attention), 0);
+            self.asm.jcc(Cond::Ne, at);
+            polled
         } else {
-            self.prologue_flags_live()
-        }
-    }
-
-    fn prologue_flags_dead(&mut self) -> Entries {
-        let indirect = self.asm.position();
-        self.compare_target();
-        self.asm.jcc_to(Cond::Ne, self.thunks.lookup);
-        let guarded = self.asm.position();
-        self.check_page(self.source.page, false);
-        let polled = self.asm.position();
-        self.check_attention(false);
+            let polled = self.asm.position();
+            self.asm.mov(W64, R11, RCX);
+            self.asm.bind(passed);
+            self.asm.mov(W32, RCX, area!(attention));
+            self.asm.jrcxz(start);
+            self.asm.jmp(at);
+            self.asm.bind(start);
+            self.asm.mov(W64, RCX, R11);
+            polled
+        };
+        self.cold.push(Cold::Attend { at, kept: !dead });
         let main = self.asm.position();
         if let Some(second) = self.source.second {
-            self.check_page(second, false);
-        }
-        Entries {
-            indirect,
-            guarded,
-            polled,
-            main,
-        }
-    }
-
-    /// The same entries where the block's first instructions need the flags of its predecessor:
-    /// each saves them around its checks.
-    fn prologue_flags_live(&mut self) -> Entries {
-        let (guard, poll) = (self.asm.label(), self.asm.label());
-        let guarded = self.asm.position();
-        emit_save_flags(self.asm);
-        self.asm.jmp(guard);
-        let polled = self.asm.position();
-        emit_save_flags(self.asm);
-        self.asm.jmp(poll);
-        let indirect = self.asm.position();
-        emit_save_flags(self.asm);
-        self.compare_target();
-        self.asm.jcc_to(Cond::Ne, self.thunks.lookup_saved);
-        self.asm.bind(guard);
-        self.check_page(self.source.page, true);
-        self.asm.bind(poll);
-        self.check_attention(true);
-        emit_restore_flags(self.asm);
-        let main = self.asm.position();
-        if let Some(second) = self.source.second {
-            emit_save_flags(self.asm);
-            self.check_page(second, true);
-            emit_restore_flags(self.asm);
+            let passed = self.asm.label();
+            self.check_page(second, passed);
+            self.asm.bind(passed);
+            self.asm.mov(W64, RCX, R11);
         }
         Entries {
             indirect,
@@ -586,21 +579,18 @@ impl Builder<'_> {
                     self.store_rip(self.source.insns[insn].ins.ip());
                     self.asm.jmp_to(self.thunks.exit_interpret);
                 }
-                Cold::Attend { at, saved } => {
+                Cold::Attend { at, kept } => {
                     self.asm.bind(at);
-                    if saved {
-                        emit_restore_flags(self.asm);
+                    if kept {
+                        self.asm.mov(W64, RCX, R11);
                     }
                     self.store_rip(self.source.rip);
                     self.asm.jmp_to(self.thunks.exit_attend);
                 }
-                Cold::Lookup { at, saved } => {
+                Cold::Lookup { at } => {
                     self.asm.bind(at);
-                    if saved {
-                        emit_restore_flags(self.asm);
-                    }
                     self.asm.mov(W64, R9, self.source.rip);
-                    self.asm.jmp_to(self.thunks.lookup);
+                    self.asm.jmp_to(self.thunks.lookup_kept);
                 }
                 Cold::LoadFpu { at, resume } => {
                     self.asm.bind(at);

@@ -37,7 +37,7 @@ fn thunks() -> (Thunks, Vec<(u64, &'static str)>) {
         enter: add("enter"),
         exit: add("exit"),
         lookup: add("lookup"),
-        lookup_saved: add("lookup_saved"),
+        lookup_kept: add("lookup_kept"),
         exit_link: add("exit_link"),
         exit_interpret: add("exit_interpret"),
         exit_attend: add("exit_attend"),

@@ -20,7 +20,8 @@ pub const NONE: u32 = u32::MAX;
 const MAX_BLOCKS: usize = 1 << 18;
 const MAX_LINKS: usize = 1 << 19;
 const MAX_MAP: usize = 1 << 22;
-const MAX_PAGE_IDS: usize = 1 << 17;
+/// Those of one more block fit below 2^16 (`Builder::compare_identity`).
+const MAX_PAGE_IDS: usize = (1 << 16) - 8;
 const MAX_CODE_PAGES: usize = 1 << 14;
 const MAX_MODES: usize = 1 << 12;
 

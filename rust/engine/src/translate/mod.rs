@@ -37,6 +37,8 @@ mod tlb;
 #[cfg(test)]
 mod assist_tests;
 #[cfg(test)]
+mod flags_tests;
+#[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod tests;

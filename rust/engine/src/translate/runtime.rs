@@ -98,8 +98,8 @@ pub struct Thunks {
     pub exit: u64,
     /// Leaves with LOOKUP, RIP in R9: the target of indirect jumps that nothing is known about.
     pub lookup: u64,
-    /// As `lookup`, flags saved in AX and RAX in R11.
-    pub lookup_saved: u64,
+    /// As `lookup`, RCX in R11.
+    pub lookup_kept: u64,
     pub exit_link: u64,
     pub exit_interpret: u64,
     pub exit_attend: u64,
@@ -174,8 +174,8 @@ pub fn emit_thunks(cache: &mut CodeCache, asm: &mut Asm) -> Result<Thunks, &'sta
         a.jmp_to(exit);
     })?;
     let lookup = thunks.lookup;
-    thunks.lookup_saved = add(&mut |a: &mut Asm| {
-        emit_restore_flags(a);
+    thunks.lookup_kept = add(&mut |a: &mut Asm| {
+        a.mov(W64, RCX, R11);
         a.jmp_to(lookup);
     })?;
     thunks.miss = add(&mut |a: &mut Asm| emit_miss(a, interpret_at, false))?;
