@@ -7,12 +7,13 @@
 //! Invariants: 1. a signal can come late, even after its timer is gone: it carries the address of a
 //! `Target`, which is never freed, and which names the attention word only while `run` is on, set
 //! and cleared by the thread that the signal interrupts.  2. too early is harmless: the vCPU looks
-//! and arms again, so a later deadline leaves the timer as it is.
+//! and arms again, so a later deadline leaves the timer as it is.  That it expired is what the timer
+//! says: the host's clock for it and its time-stamp counter needn't agree.
 
 use crate::vcpu::{Shared, locked, tsc_hz};
 use std::mem::MaybeUninit;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -26,16 +27,22 @@ fn signal_number() -> i32 {
     libc::SIGRTMIN() + SIGNAL_OFFSET
 }
 
-/// Where a timer's signals say that they came: an attention word, or nowhere.
-type Target = AtomicPtr<AtomicU32>;
+/// Where a timer's signals say that they came.
+#[derive(Default)]
+struct Target {
+    /// An attention word, or nothing.
+    attention: AtomicPtr<AtomicU32>,
+    expired: AtomicBool,
+}
 
 extern "C" fn on_signal(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid siginfo; one of a timer carries the address of a `Target`
     // that lives for ever, and whose word is valid while it is named (invariant 1).
     unsafe {
         if (*info).si_code == libc::SI_TIMER {
-            let target = (*info).si_value().sival_ptr.cast::<Target>();
-            if let Some(attention) = (*target).load(Ordering::Relaxed).as_ref() {
+            let target = &*(*info).si_value().sival_ptr.cast::<Target>();
+            target.expired.store(true, Ordering::Relaxed);
+            if let Some(attention) = target.attention.load(Ordering::Relaxed).as_ref() {
                 attention.store(1, Ordering::Release);
             }
         }
@@ -105,7 +112,7 @@ impl SignalTimer {
 
 impl Drop for SignalTimer {
     fn drop(&mut self) {
-        self.target.store(null_mut(), Ordering::Release);
+        self.target.attention.store(null_mut(), Ordering::Release);
         // SAFETY: our own timer, deleted once.
         unsafe { libc::timer_delete(self.id) };
     }
@@ -207,14 +214,14 @@ impl HostTimer {
         }
         if let Kind::Signal(timer) = &self.kind {
             let word = std::ptr::from_ref(self.shared.attention()).cast_mut();
-            timer.target.store(word, Ordering::Release);
+            timer.target.attention.store(word, Ordering::Release);
         }
     }
 
     /// `run` ends, on the thread on which it began.
     pub fn leave(&mut self) {
         if let Kind::Signal(timer) = &self.kind {
-            timer.target.store(null_mut(), Ordering::Release);
+            timer.target.attention.store(null_mut(), Ordering::Release);
         }
     }
 
@@ -227,7 +234,12 @@ impl HostTimer {
             self.shared.attention().store(1, Ordering::Release);
             return;
         }
-        if self.armed.is_some_and(|at| at > now && at <= deadline) {
+        let runs = match &self.kind {
+            Kind::None => true,
+            Kind::Signal(timer) => !timer.target.expired.swap(false, Ordering::Relaxed),
+            Kind::Thread(timer) => locked(&timer.plan.0).due.is_some(),
+        };
+        if runs && self.armed.is_some_and(|at| at > now && at <= deadline) {
             return;
         }
         let after = duration(deadline - now).min(LONGEST);
@@ -291,6 +303,23 @@ mod tests {
             expires(&mut timer);
         });
         moved.join().unwrap();
+    }
+
+    #[test]
+    fn a_timer_that_came_early_is_armed_again() {
+        let mut timer = HostTimer::new(shared());
+        timer.enter();
+        let now = host_tsc();
+        timer.arm(Some(now + 100_000), now);
+        while timer.shared.attention().swap(0, Ordering::Acquire) == 0 {
+            std::hint::spin_loop();
+        }
+        // By this time of the TSC the deadline is still to come.
+        timer.arm(Some(now + 100_000), now);
+        while timer.shared.attention().load(Ordering::Acquire) == 0 {
+            std::hint::spin_loop();
+        }
+        timer.leave();
     }
 
     #[test]
