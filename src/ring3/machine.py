@@ -17,6 +17,7 @@ The event loop's takes the host's input.  Whoever calls these methods is a fourt
 
 import asyncio
 import enum
+import os
 import sys
 import threading
 import time
@@ -36,6 +37,7 @@ from ring3.char.memory import MemoryBackend
 from ring3.clock import NS_PER_S, HostClock
 from ring3.config import File, MachineConfig, configure
 from ring3.display.input import Keyboard, Mouse
+from ring3.display.screen import Screen
 from ring3.errors import ConfigError, EngineError, HostError, VmError
 from ring3.firmware import acpi, boot, e820, find, initrd, post, rom
 from ring3.firmware.handover import Boot, Kernel, Target
@@ -98,6 +100,7 @@ class Machine:
         self._loop: EventLoopThread | None = None
         self._finished = False
         self._closed = False
+        self._screen: Screen | None = None
         self._vm, self.vcpu = create_vcpu(native, self.config)
         self.clock = HostClock()
         self.clock.pause()
@@ -159,8 +162,7 @@ class Machine:
         self.mouse = Mouse(self.clock, self.bus.lock, ps2.mouse, [vmmouse], self._screen_size)
 
     def _screen_size(self) -> tuple[int, int]:
-        screen = getattr(self, "screen", None)
-        return screen.size if screen is not None else TEXT_SCREEN
+        return self._screen.size if self._screen is not None else TEXT_SCREEN
 
     def _write_rom(self) -> acpi.Tables:
         tables = acpi.build(pc.acpi_platform(self._pc), base=e820.SYSTEM_ROM, facs=rom.FACS)
@@ -294,6 +296,35 @@ class Machine:
 
     def stats(self) -> dict[str, Any]:
         return self.vcpu.stats()
+
+    # --- what a person sees and handles ---
+
+    @property
+    def screen(self) -> Screen:
+        if self._screen is None:
+            raise ConfigError("this machine has no screen")
+        return self._screen
+
+    def drives(self) -> dict[str, str | None]:
+        """Removable drives by name, and the path of what is in them; None: empty."""
+        return self._opened_media().contents()
+
+    def consoles(self) -> list[str]:
+        """Where the consoles that run can be reached."""
+        return []
+
+    def insert(self, drive: str, path: str | os.PathLike[str], *, readonly: bool = False) -> None:
+        """Puts a medium into a drive, in the place of what is in it."""
+        media = self._opened_media()
+        media.insert(drive, self.devices.get(drive), path, readonly=readonly)
+
+    def eject(self, drive: str, *, force: bool = False) -> None:
+        """Takes the medium out; `force`: though the guest has locked the drive."""
+        self._opened_media().eject(drive, self.devices.get(drive), force=force)
+
+    def _opened_media(self) -> Media:
+        assert self.media is not None   # from `_build` on
+        return self.media
 
     def __enter__(self) -> "Machine":
         self.start()

@@ -34,6 +34,11 @@ class Inlet:
                 self._pending += data
         self.room()
 
+    @property
+    def full(self) -> bool:
+        """So much waits that a reader would stop reading."""
+        return len(self._pending) >= LIMIT
+
     def room(self) -> None:
         """Has the event loop offer what waits; asks it once, however often this is called before it does."""
         if not self._pending:

@@ -10,6 +10,7 @@ import asyncio
 import re
 import threading
 import time
+from collections.abc import Callable
 
 from ring3.char import Receive
 from ring3.char.inlet import Inlet
@@ -31,6 +32,7 @@ class MemoryBackend:
         self._start = 0                 # where in `_output` the next `expect` looks
         self._written = 0               # bytes ever
         self._closed = False
+        self._watchers: dict[object, Callable[[], None]] = {}
         self._ended = threading.Event()
 
     # --- the device's side ---
@@ -47,6 +49,8 @@ class MemoryBackend:
                 del self._output[:forgotten]
                 self._start = max(0, self._start - forgotten)
             self._changed.notify_all()
+            for watcher in self._watchers.values():
+                watcher()
 
     def room(self) -> None:
         self._inlet.room()
@@ -56,6 +60,8 @@ class MemoryBackend:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+            for watcher in self._watchers.values():
+                watcher()
         self._ended.set()
 
     # --- the person's side ---
@@ -63,6 +69,43 @@ class MemoryBackend:
     def send(self, text: str | bytes) -> None:
         """Types it."""
         self._inlet.put(text.encode() if isinstance(text, str) else text)
+
+    def offer(self, data: bytes) -> bool:
+        """Types it, unless the guest has yet to read too much; for typists that can wait."""
+        if self._inlet.full:
+            return False
+        self._inlet.put(data)
+        return True
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Calls back at each byte of output and at the end, in the guest's thread: to be brief.
+
+        Returns what ends that.
+        """
+        token = object()
+        with self._changed:
+            self._watchers[token] = callback
+
+        def unwatch() -> None:
+            with self._changed:
+                self._watchers.pop(token, None)
+
+        return unwatch
+
+    def since(self, position: int | None, limit: int) -> tuple[int, bytes]:
+        """Output from a position on, counted in bytes ever written; None: from the oldest that is kept.
+
+        Returns where it begins (later than asked for, where that is forgotten) and at most `limit` bytes.
+        """
+        with self._changed:
+            oldest = self._written - len(self._output)
+            start = min(max(oldest, position or 0), self._written)
+            return start, bytes(self._output[start - oldest : start - oldest + limit])
+
+    @property
+    def closed(self) -> bool:
+        """The machine has ended."""
+        return self._closed
 
     @property
     def output(self) -> bytes:

@@ -13,8 +13,27 @@ import click
 from ring3.errors import ConfigError, EngineError, VmError
 
 VERBS = {                               # verb -> its one-line help; the module is ring3.cli.<verb>
+    "config": "Print a machine's description.",
     "doctor": "Say what of this host Ring3 can use, and what is missing.",
+    "eject": "Take a CD or diskette out of a drive.",
+    "insert": "Put a CD or diskette into a drive.",
+    "logs": "Print what a machine's processes had to say.",
+    "mouse": "Point, and click.",
+    "new": "Make a machine that stays.",
+    "pause": "Stop a machine and its clock.",
+    "press": "Press keys by name.",
+    "ps": "List the machines of this host.",
+    "reset": "Press the reset button.",
+    "resume": "Let a paused machine run on.",
+    "rm": "Remove machines.",
     "run": "Boot a machine in this terminal.",
+    "screenshot": "Save the screen as a picture.",
+    "serial": "Connect this terminal to a serial port.",
+    "start": "Start a machine in the background.",
+    "stop": "Press the power button, or pull the plug.",
+    "text": "Print the text on the screen.",
+    "type": "Type text.",
+    "wait": "Wait for text on the screen.",
 }
 
 BAD_INPUT = 2                           # exit status: the command line or a file named there is wrong

@@ -39,7 +39,8 @@ FLAGS = {
     "display": Flag("Console: browser, vnc, window, terminal or none; options: address=HOST:PORT|unix:PATH, "
                     "password=…, view_only; given again: another.", "KIND[,OPTION]…"),
     "video_memory": Flag("Of the graphics adapter: 1M to 256M, a power of two.", "SIZE"),
-    "keyboard": Flag("Layout that the guest is set to, for typed text."),
+    "keyboard": Flag("The layout that the guest is set to, for typed text: us, de, fr, gb, es, ru or jp.",
+                     "LAYOUT"),
     "usb": Flag("USB device: tablet or keyboard.", "DEVICE[,DEVICE]"),
     "sound": Flag("Sound card: sb16 or es1371.", "CARD[,CARD]"),
     "audio": Flag("Where sound goes besides the browser console: host, wav:PATH or none.", "WHERE"),

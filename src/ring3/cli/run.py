@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -19,8 +20,11 @@ from ring3 import trace
 from ring3.char.stdio import Stdio
 from ring3.cli.options import machine_options, said
 from ring3.cli.stats import report
-from ring3.config import MachineConfig, configure, replace
-from ring3.machine import ExitReason, Machine
+from ring3.config import MachineConfig, configure, replace, toml
+from ring3.control import home
+from ring3.control.host import Hosted, claim
+from ring3.errors import HostError
+from ring3.machine import ExitReason, Machine, Result
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 BY_SIGNAL = 128                         # exit status of a process that a signal ended, as a shell reports it
@@ -36,9 +40,10 @@ STATUS = {                              # exit status by how the machine ended; 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @machine_options
+@click.option("--name", help="What other verbs call it while it runs; else it is named after what it boots.")
 @click.option("--stats", is_flag=True, help="At the end, print what the engine counted.")
 @click.option("--trace", "traced", is_flag=True, help="Print guest accesses that are odd.")
-def command(stats: bool, traced: bool, **flags: Any) -> int:
+def command(name: str | None, stats: bool, traced: bool, **flags: Any) -> int:
     """Boot a machine in this terminal, from IMAGE or what the options name.
 
     With nothing to boot: the embedded guest.  To leave: Ctrl-] then q.
@@ -48,21 +53,52 @@ def command(stats: bool, traced: bool, **flags: Any) -> int:
         config = replace(config, {"serial": "stdio"})       # a kernel without firmware talks there, if at all
     if traced:
         trace.enable(lambda line: click.echo(f"trace: {line}", err=True))
-    return Session(config).run(stats)
+    return Session(config, name).run(stats)
+
+
+def host(config: MachineConfig, name: str | None) -> Hosted | None:
+    """The machine's directory; without one that can be written it runs all the same, unless it has a name."""
+    if name is not None:
+        directory = home.named(name)
+        directory.create(config, once=True)
+        return Hosted(directory, keep_failed=False).__enter__()
+    try:
+        return claim(stem(config), toml.anchored(config, Path.cwd()))
+    except HostError as error:
+        click.echo(f"ring3: other commands can't reach this machine: {error}", err=True)
+        return None
+
+
+def stem(config: MachineConfig) -> str:
+    """What the machine is named after: the file it boots."""
+    drives = [drive.path for drive in (*config.disks, *config.cdroms, *config.floppies) if not drive.empty]
+    file = config.kernel or next(iter(drives), "guest")
+    return Path(file).stem if isinstance(file, str | os.PathLike) else "guest"
 
 
 class Session:
     """One machine, and the ways to end it."""
 
-    def __init__(self, config: MachineConfig) -> None:
+    def __init__(self, config: MachineConfig, name: str | None) -> None:
         menu = {"quit": self.quit, "reset": self.reset, "pause": self.pause_or_resume}
-        self.machine = Machine(config, menu=menu)
+        self.hosted = host(config, name)
+        try:
+            self.machine = Machine(config, menu=menu)
+        except BaseException as error:
+            self.finish(error)
+            raise
         self.signal: int | None = None
 
     def run(self, stats: bool) -> int:
         with self.signals():
             try:
+                if self.hosted is not None:
+                    self.hosted.serve(self.machine)
                 result = self.machine.run()
+                self.finish(result)
+            except BaseException as error:
+                self.finish(error)
+                raise
             finally:
                 self.machine.stop()
                 if stats:
@@ -73,6 +109,12 @@ class Session:
         if result.report:
             click.echo(result.report, err=True)
         return result.code if result.code is not None else STATUS[result.reason]
+
+    def finish(self, end: Result | BaseException) -> None:
+        hosted, self.hosted = self.hosted, None
+        if hosted is not None:
+            hosted.finish(end)
+            hosted.__exit__(None, None, None)
 
     def report_lost_output(self) -> None:
         for backend in self.machine.serial:

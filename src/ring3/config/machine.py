@@ -34,11 +34,11 @@ DRIVES_MAX = {
 FLOPPIES_MAX = 2
 BOOT = ("floppy", "cdrom", "disk", "network")
 SOUND_CARDS = ("sb16", "es1371", "none")
+LAYOUTS = ("us", "de", "fr", "gb", "es", "ru", "jp")
 USB_DEVICES = ("tablet", "keyboard", "none")
 
 Engine = Literal["auto", "translate", "interp"]
 Firmware = Literal["auto", "bios", "uefi"]
-Layout = Literal["us", "de", "fr", "gb", "es", "ru", "jp"]
 OnTripleFault = Literal["reset", "stop"]
 File = str | os.PathLike[str] | bytes   # bytes: the contents themselves
 
@@ -66,7 +66,7 @@ class MachineConfig:
     # --- what one sees, hears and types ---
     display: Any = ("auto",)            # DisplayConfig
     video_memory: str | int = "32M"
-    keyboard: Layout = "us"             # the layout the guest is set to, for typed text
+    keyboard: str = "us"                # the guest's layout, for typed text; "us,ru": the ones it switches
     usb: Any = ()                       # "tablet", "keyboard"
     sound: Any = ()                     # "sb16", "es1371"
     audio: str = "none"                 # where sound goes besides the browser: "host", "wav:PATH", "none"
@@ -99,6 +99,7 @@ class MachineConfig:
         check_buses(self.disks, self.cdroms)
         _at_most("floppy", self.floppies, FLOPPIES_MAX, "drives")
         _ = self.displays
+        _all_of("keyboard", _words("keyboard", self.keyboard), LAYOUTS)
         _all_of("usb", self.usb_devices, USB_DEVICES)
         _all_of("sound", self.sound_cards, SOUND_CARDS)
         check_audio(self.audio)

@@ -1,0 +1,223 @@
+"""Directories of machines: $RING3_HOME/machines/NAME, else $XDG_DATA_HOME/ring3/machines/NAME.
+
+    machine.toml   the description (ring3.config.toml); paths in it are relative to the directory
+    lock           held while the machine runs (lock.py); its contents mean nothing
+    control.sock   the control socket of a running machine
+    state.json     process and start of the last run, and how it ended
+    log            what its processes had to say
+    once           is there if the machine was made for one run: the directory goes when that ends well
+
+A directory can be copied with `cp -a`.  Nothing in it needs a hand after a crash or a kill: whether a machine
+runs is what its lock says, and a socket that nobody listens on is replaced.
+"""
+
+import itertools
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from ring3.config import MachineConfig, text, toml
+from ring3.control import lock
+from ring3.errors import ConfigError, HostError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+LOG_BYTES = 1 << 20                     # a log longer than this is put aside at the next start
+
+
+class Ending(msgspec.Struct, omit_defaults=True):
+    """How a run ended."""
+
+    reason: str
+    time_unix_s: float
+    code: int | None = None
+    error: str = ""
+
+
+class State(msgspec.Struct, omit_defaults=True):
+    """The last run of a machine."""
+
+    pid: int
+    started_unix_s: float
+    ending: Ending | None = None        # None: it runs, or was killed
+
+
+class Directory:
+    """The directory of one machine; it need not be there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+        self.config_file = path / "machine.toml"
+        self.lock_file = path / "lock"
+        self.socket_file = path / "control.sock"
+        self.state_file = path / "state.json"
+        self.log_file = path / "log"
+        self.once_file = path / "once"
+
+    @property
+    def exists(self) -> bool:
+        return self.config_file.is_file()
+
+    @property
+    def running(self) -> bool:
+        return lock.held(self.lock_file)
+
+    @property
+    def once(self) -> bool:
+        return self.once_file.exists()
+
+    def create(self, config: MachineConfig, *, once: bool = False) -> None:
+        """Writes it; a directory of a machine made for one run, which doesn't run, is written over."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True)
+        except FileExistsError:
+            if not self.once or self.running:
+                hint = f"give another name, or: ring3 rm {self.name}"
+                raise ConfigError(f"{self.name} exists already: {hint}") from None
+        except OSError as error:
+            raise HostError(f"{self.path} cannot be made: {error.strerror}: set RING3_HOME") from error
+        with host_errors(self.path):
+            if once:
+                self.once_file.touch()
+            self.write_config(config)
+
+    def write_config(self, config: MachineConfig) -> None:
+        with host_errors(self.path):
+            _replace(self.config_file, toml.dumps(config, self.path).encode())
+
+    def config(self) -> MachineConfig:
+        return toml.load(self.config_file)
+
+    def write_state(self, state: State) -> None:
+        with host_errors(self.path):
+            _replace(self.state_file, msgspec.json.encode(state))
+
+    def state(self) -> State | None:
+        """None if it never ran, or nobody can tell."""
+        try:
+            return msgspec.json.decode(self.state_file.read_bytes(), type=State)
+        except (OSError, msgspec.DecodeError):
+            return None
+
+    def open_log(self) -> int:
+        """A descriptor that appends to the log."""
+        with host_errors(self.path):
+            if self.log_file.exists() and self.log_file.stat().st_size > LOG_BYTES:
+                self.log_file.replace(self.path / "log.1")
+            return os.open(self.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def remove(self) -> None:
+        """Removes the directory and all in it; the machine must not run."""
+        own = lock.Lock(self.lock_file)
+        with host_errors(self.path):
+            if not own.hold():
+                raise ConfigError(f"{self.name} runs: stop it first: ring3 stop {self.name}")
+            try:
+                shutil.rmtree(self.path)
+            finally:
+                own.release()
+
+    # --- the control socket: through the directory's descriptor, because a socket's path has 107 bytes ---
+
+    def listen(self) -> socket.socket:
+        """The caller holds the lock, so what lies there now is nobody's."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            with host_errors(self.path), self._short_path() as path:
+                self.socket_file.unlink(missing_ok=True)
+                listener.bind(path)
+                os.chmod(self.socket_file, 0o600)
+                listener.listen(64)
+        except BaseException:
+            listener.close()
+            raise
+        return listener
+
+    def connect(self) -> socket.socket:
+        """Raises OSError where nobody listens."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with self._short_path() as path:
+                connection.connect(path)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    @contextmanager
+    def _short_path(self) -> Iterator[str]:
+        fd = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield f"/proc/self/fd/{fd}/{self.socket_file.name}"
+        finally:
+            os.close(fd)
+
+
+def machines_path() -> Path:
+    own = os.environ.get("RING3_HOME")
+    if own:
+        return Path(own).absolute() / "machines"
+    data = os.environ.get("XDG_DATA_HOME")
+    try:
+        home = Path(data) if data and Path(data).is_absolute() else Path.home() / ".local/share"
+    except RuntimeError as error:
+        raise HostError("this user has no home directory: set RING3_HOME") from error
+    return home / "ring3/machines"
+
+
+def machines() -> list[Directory]:
+    """All there are, by name."""
+    try:
+        directories = [Directory(path) for path in machines_path().iterdir()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise HostError(f"{machines_path()} cannot be read: {error.strerror}") from error
+    return sorted((each for each in directories if each.exists), key=lambda each: each.name)
+
+
+def named(name: str) -> Directory:
+    """Where a machine of that name is or would be."""
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"{name!r} is no machine's name: give up to 63 letters, digits, '.', '_' and '-'")
+    return Directory(machines_path() / name)
+
+
+def existing(name: str) -> Directory:
+    directory = named(name)
+    if not directory.exists:
+        names = [each.name for each in machines()]
+        hint = text.nearest(name, names) if names else "; there are none: ring3 new NAME makes one"
+        raise ConfigError(f"no machine is called {name}{hint}")
+    return directory
+
+
+def unused(wanted: str) -> Iterator[Directory]:
+    """Directories named like `wanted` that no machine has now: the first that can still be had is right."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", wanted).strip("-._")[:50] or "machine"
+    for number in itertools.count(1):
+        directory = named(stem if number == 1 else f"{stem}-{number}")
+        if not directory.path.exists() or (directory.once and not directory.running):
+            yield directory
+
+
+@contextmanager
+def host_errors(path: Path) -> Iterator[None]:
+    """OSErrors of a machine's directory as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise HostError(f"{error.filename or path}: {error.strerror or error}") from error
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """All of it or nothing, whenever this process dies."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_bytes(data)
+    new.replace(path)

@@ -1,0 +1,175 @@
+"""A machine in its directory, in this process: it holds the lock, and answers the control socket.
+
+As a program, `python -m ring3.control.host DIRECTORY FD`, it is what `ring3 start` leaves in the background:
+it reads the description from standard input, and writes one line to FD, once the machine runs or cannot.
+
+How it ends: what clients wait for is answered, the state is written, the lock let go of, and only then are
+the connections closed.  So who has seen its connection end can start the machine again at once.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType, TracebackType
+
+import msgspec
+
+from ring3.config import MachineConfig, toml
+from ring3.control import home, lock
+from ring3.control.home import Directory, Ending, State
+from ring3.control.server import ServerThread
+from ring3.errors import ConfigError, EngineError, VmError
+from ring3.machine import Machine, Result
+
+HARD_STOP_S = 5.0                       # what is left of the machine this long after a signal is abandoned
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Report(msgspec.Struct):
+    """The line that tells whoever starts a background machine."""
+
+    error: str = ""                     # "": it runs
+    kind: str = ""                      # of the error: "config", "host", "engine"
+
+
+class Hosted:
+    """Entered, it holds the lock; `serve` once the machine is built, `finish` once it has ended."""
+
+    def __init__(self, directory: Directory, *, keep_failed: bool = True) -> None:
+        """`keep_failed`: the directory of a machine for one run stays after an error, for its log."""
+        self._keep_failed = keep_failed
+        self.directory = directory
+        self.name = directory.name
+        self.pid = os.getpid()
+        self.started_unix_s = time.time()
+        self.machine: Machine
+        self.ended: asyncio.Future[Result | BaseException]
+        self._lock = lock.Lock(directory.lock_file)
+        self._server: ServerThread | None = None
+
+    def __enter__(self) -> "Hosted":
+        with home.host_errors(self.directory.path):
+            if not self._lock.hold():
+                raise ConfigError(f"{self.name} runs already: ring3 stop {self.name}, or give another name")
+        return self
+
+    def serve(self, machine: Machine) -> None:
+        """The machine is built: from now on clients may ask."""
+        self.machine = machine
+        self.directory.write_state(State(self.pid, self.started_unix_s))
+        self._server = ServerThread(self, self.directory.listen())
+        self.ended = self._server.loop.create_future()
+        self._server.start()
+
+    def finish(self, end: Result | BaseException) -> None:
+        """The machine has ended."""
+        ending = ending_of(end)
+        self.directory.write_state(State(self.pid, self.started_unix_s, ending))
+        if self._server is not None:
+            self._server.loop.call_soon_threadsafe(self.ended.set_result, end)
+            self._server.farewell()
+        if self.directory.once and not (ending.error and self._keep_failed):
+            shutil.rmtree(self.directory.path, ignore_errors=True)
+        self._lock.release()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+        if self._server is not None:
+            self._server.stop()
+
+
+def claim(wanted: str, config: MachineConfig) -> Hosted:
+    """A machine for this run, entered, with a name like `wanted`."""
+    for directory in home.unused(wanted):
+        try:
+            directory.create(config, once=True)
+            return Hosted(directory, keep_failed=False).__enter__()
+        except ConfigError:             # another process was faster
+            continue
+    raise AssertionError("names have no end")
+
+
+def ending_of(end: Result | BaseException) -> Ending:
+    if isinstance(end, BaseException):
+        return Ending("error", time.time(), error=str(end) or type(end).__name__)
+    return Ending(end.reason.value, time.time(), end.code, str(end.error or ""))
+
+
+def run(directory: Directory, config: MachineConfig, tell: "Teller") -> None:
+    """One run of a machine in the background."""
+    with Hosted(directory) as hosted:
+        machine = Machine(config)
+        with_signals(machine)
+        hosted.serve(machine)
+        try:
+            machine.start()
+            tell(Report())
+            result = machine.wait()
+            assert result is not None       # only a timeout makes it None
+            if result.report:
+                print(result.report, flush=True)
+            hosted.finish(result)
+        except BaseException as error:
+            hosted.finish(error)
+            raise
+
+
+def with_signals(machine: Machine) -> None:
+    """Signals pull the machine's plug; a machine that hangs is abandoned."""
+
+    def switch_off(number: int, _: FrameType | None) -> None:
+        machine.request_stop()
+        timer = threading.Timer(HARD_STOP_S, os._exit, (128 + number,))
+        timer.daemon = True
+        timer.start()
+
+    for number in ENDING_SIGNALS:
+        signal.signal(number, switch_off)
+
+
+class Teller:
+    """Writes the first report and closes the pipe; the others have the log."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __call__(self, report: Report) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with os.fdopen(fd, "wb") as pipe:
+                pipe.write(msgspec.json.encode(report) + b"\n")
+
+
+def main(path: str, fd: str) -> int:
+    directory = Directory(Path(path))
+    tell = Teller(int(fd))
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    print(f"--- {started}: process {os.getpid()}", flush=True)
+    try:
+        config = toml.loads(sys.stdin.read(), directory.name, directory.path)
+        run(directory, config, tell)
+    except VmError as error:
+        print(f"ring3: {error}", getattr(error, "report", ""), flush=True)
+        tell(Report(str(error), kind_of(error)))
+        return 1
+    return 0
+
+
+def kind_of(error: VmError) -> str:
+    match error:
+        case ConfigError():
+            return "config"
+        case EngineError():
+            return "engine"
+    return "host"
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
