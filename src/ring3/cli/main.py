@@ -67,8 +67,8 @@ class Verbs(click.Group):
 
 def nearest(name: str, known: "dict[str, str] | list[str]") -> str:
     """'; did you mean X?' or the names there are."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else f"; there is {', '.join(sorted(known))}"
+    close = difflib.get_close_matches(name, list(known), n=2, cutoff=0.5)
+    return f"; did you mean {' or '.join(close)}?" if close else f"; there is {', '.join(sorted(known))}"
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})

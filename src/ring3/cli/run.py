@@ -23,7 +23,7 @@ from ring3.cli.stats import report
 from ring3.config import MachineConfig, configure, replace, toml
 from ring3.control import home
 from ring3.control.host import Hosted, claim
-from ring3.errors import HostError
+from ring3.errors import ConfigError, HostError
 from ring3.machine import ExitReason, Machine, Result
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -58,12 +58,15 @@ def command(name: str | None, stats: bool, traced: bool, **flags: Any) -> int:
 
 def host(config: MachineConfig, name: str | None) -> Hosted | None:
     """The machine's directory; without one that can be written it runs all the same, unless it has a name."""
+    config = toml.anchored(config, Path.cwd())
     if name is not None:
         directory = home.named(name)
-        directory.create(config, once=True)
-        return Hosted(directory, keep_failed=False).__enter__()
+        hosted = Hosted(directory, keep_failed=False)
+        if not hosted.enter_new(config):
+            raise ConfigError(f"{name} exists already: give another name, or: ring3 rm {name}")
+        return hosted
     try:
-        return claim(stem(config), toml.anchored(config, Path.cwd()))
+        return claim(stem(config), config)
     except HostError as error:
         click.echo(f"ring3: other commands can't reach this machine: {error}", err=True)
         return None

@@ -38,7 +38,7 @@ def start(directory: Directory, config: MachineConfig) -> None:
     try:
         spawn.start(directory, config)
     except VmError:
-        if once:
+        if once and not directory.running:
             directory.remove()
         raise
     with RemoteMachine(directory.name) as vm:

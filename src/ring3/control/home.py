@@ -73,7 +73,7 @@ class Directory:
         return self.once_file.exists()
 
     def create(self, config: MachineConfig, *, once: bool = False) -> None:
-        """Writes it; a directory of a machine made for one run, which doesn't run, is written over."""
+        """Makes it; one made for one run, which doesn't run, is written over."""
         try:
             self.path.mkdir(mode=0o700, parents=True)
         except FileExistsError:
@@ -119,9 +119,15 @@ class Directory:
             if not own.hold():
                 raise ConfigError(f"{self.name} runs: stop it first: ring3 stop {self.name}")
             try:
-                shutil.rmtree(self.path)
+                self.discard()
             finally:
                 own.release()
+
+    def discard(self) -> None:
+        """Removes it; the caller holds the lock.  Its name is free at once, not in the middle of it."""
+        going = self.path.with_name(f".{self.name}.{os.getpid()}")
+        self.path.replace(going)
+        shutil.rmtree(going)
 
     # --- the control socket: through the directory's descriptor, because a socket's path has 107 bytes ---
 

@@ -8,8 +8,8 @@ the connections closed.  So who has seen its connection end can start the machin
 """
 
 import asyncio
+import contextlib
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -58,6 +58,20 @@ class Hosted:
                 raise ConfigError(f"{self.name} runs already: ring3 stop {self.name}, or give another name")
         return self
 
+    def enter_new(self, config: MachineConfig) -> bool:
+        """Makes the directory, for this run; False if another process was faster."""
+        directory = self.directory
+        with home.host_errors(directory.path):
+            directory.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self._lock.hold():
+                return False
+            if not self._lock.current or (directory.exists and not directory.once):
+                self._lock.release()
+                return False
+            directory.once_file.touch()
+            directory.write_config(config)
+        return True
+
     def serve(self, machine: Machine) -> None:
         """The machine is built: from now on clients may ask."""
         self.machine = machine
@@ -74,7 +88,8 @@ class Hosted:
             self._server.loop.call_soon_threadsafe(self.ended.set_result, end)
             self._server.farewell()
         if self.directory.once and not (ending.error and self._keep_failed):
-            shutil.rmtree(self.directory.path, ignore_errors=True)
+            with contextlib.suppress(OSError):          # what remains does no harm
+                self.directory.discard()
         self._lock.release()
 
     def __exit__(
@@ -88,11 +103,9 @@ class Hosted:
 def claim(wanted: str, config: MachineConfig) -> Hosted:
     """A machine for this run, entered, with a name like `wanted`."""
     for directory in home.unused(wanted):
-        try:
-            directory.create(config, once=True)
-            return Hosted(directory, keep_failed=False).__enter__()
-        except ConfigError:             # another process was faster
-            continue
+        hosted = Hosted(directory, keep_failed=False)
+        if hosted.enter_new(config):
+            return hosted
     raise AssertionError("names have no end")
 
 

@@ -34,6 +34,14 @@ class Lock:
         self._fd = fd
         return True
 
+    @property
+    def current(self) -> bool:
+        """The file is still the one that its path names."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.stat(self.path))
+        except OSError:
+            return False
+
     def release(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
