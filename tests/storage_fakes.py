@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from fakes import FakeDrive, Ram
+from ring3.devices.storage.ahci import Ahci
+from ring3.devices.storage.ahci import State as AhciState
 from ring3.devices.storage.ata import AtaDisk
 from ring3.devices.storage.ata import State as DiskState
 from ring3.devices.storage.atapi import AtapiCd
@@ -176,3 +178,115 @@ class IdeRig:
             channel.write(offset, rng.choice((0, 1, 2, 0x4F, 0xC2)), 1)
         channel.write(7, rng.choice(sorted({*self.disk._commands, *self.cd._commands})), 1)
         channel.bus_master.write(0, rng.choice((1, 9)), 1)
+
+
+COMMAND_LIST, RECEIVED, TABLES = 0x2000, 0x3000, 0x4000     # where AhciDriver has its structures
+
+
+class AhciDriver:
+    """The guest's side of one AHCI port."""
+
+    def __init__(self, hba, number=0):
+        self.hba = hba
+        self.ram = hba.memory
+        self.base = 0x100 + 0x80 * number
+        hba.write_config(4, 6, 2)
+        hba.write(0x04, 2, 4)                       # GHC.IE
+        self.set(0x00, COMMAND_LIST)
+        self.set(0x08, RECEIVED)
+        self.set(0x30, 0xFFFF_FFFF)
+        self.set(0x10, 0xFFFF_FFFF)
+        self.set(0x14, 0xFDC0_00FF)
+        self.set(0x18, 0x11)                        # FRE, ST
+        self.acknowledge()
+
+    def get(self, offset):
+        return self.hba.read(self.base + offset, 4)
+
+    def set(self, offset, value):
+        self.hba.write(self.base + offset, value, 4)
+
+    def acknowledge(self):
+        """What interrupts there were."""
+        causes = self.get(0x10)
+        self.set(0x10, causes)
+        self.hba.write(0x08, 0xFFFF_FFFF, 4)
+        return causes
+
+    def prepare(self, slot, fis, regions=(), *, write=False, packet=b""):
+        table = TABLES + slot * 0x400
+        flags = 5 | (0x40 if write else 0) | (0x20 if packet else 0)
+        header = flags | len(regions) << 16
+        self.ram.write(COMMAND_LIST + 32 * slot, header.to_bytes(8, "little") + table.to_bytes(8, "little"))
+        entries = b"".join((at | (size - 1) << 96).to_bytes(16, "little") for at, size in regions)
+        self.ram.write(table, fis.ljust(0x40, b"\0") + packet.ljust(0x40, b"\0") + entries)
+
+    def fis(self, code, *, lba=0, count=1, features=0, device=0x40):
+        low, high = lba & 0xFF_FFFF, lba >> 24
+        return (
+            bytes((0x27, 0x80, code, features & 0xFF)) + low.to_bytes(3, "little") + bytes((device,))
+            + high.to_bytes(3, "little") + bytes((features >> 8,)) + count.to_bytes(2, "little") + bytes(6)
+        )
+
+    def run(self, code, regions=(), *, slot=0, write=False, packet=b"", **registers):
+        self.prepare(slot, self.fis(code, **registers), regions, write=write, packet=packet)
+        self.set(0x38, 1 << slot)
+
+    def queue(self, slot, regions, *, lba, sectors, write=False, flags=0x40):
+        fis = self.fis(0x61 if write else 0x60, lba=lba, count=slot << 3, features=sectors, device=flags)
+        self.prepare(slot, fis, regions, write=write)
+        self.set(0x34, 1 << slot)
+        self.set(0x38, 1 << slot)
+
+    def moved(self, slot=0):
+        return int.from_bytes(self.ram.read(COMMAND_LIST + 32 * slot + 4, 4), "little")
+
+    def received(self, offset, length=20):
+        return self.ram.read(RECEIVED + offset, length)
+
+
+@dataclass
+class AhciRigState:
+    ahci: AhciState
+    disk: DiskState
+    cd: CdState
+
+
+class AhciRig:
+    """An HBA with a disk and a CD drive, as one chip for the contract test."""
+
+    def __init__(self):
+        self.ram = Ram(1 << 18)
+        self.ahci = Ahci(IrqLine(), self.ram, lambda *_: None)
+        self.disk = AtaDisk(FakeDrive(size_bytes=4096 * 512), sata=True)
+        self.cd = AtapiCd(FakeDrive(size_bytes=64 * 2048, read_only=True), sata=True)
+        self.ahci.ports[0].attach(self.disk)
+        self.ahci.ports[1].attach(self.cd)
+
+    @property
+    def state(self):
+        return AhciRigState(self.ahci.state, self.disk.state, self.cd.state)
+
+    def restore(self, state):
+        self.disk.restore(state.disk)
+        self.cd.restore(state.cd)
+        self.ahci.restore(state.ahci)
+
+    def reset(self):
+        self.ahci.reset()
+        self.cd.target.state.tray_open = False      # kept over a reset, as it should be
+
+    def command(self, rng):
+        """A whole command, in any slot, of either port."""
+        number = rng.randrange(2)
+        driver = AhciDriver(self.ahci, number)
+        codes = sorted({*self.disk._commands, *self.cd._commands, 0x60, 0x61})
+        sizes = [rng.choice((2, 512, 4096)) for _ in range(rng.randrange(4))]
+        regions = [(rng.randrange(0x8000, 1 << 18), size) for size in sizes]
+        packet = bytes((rng.choice((0x00, 0x12, 0x28, 0x43, 0x55)), *bytes(7), rng.randrange(20)))
+        driver.run(rng.choice(codes), regions, slot=rng.randrange(32), packet=packet,
+                   count=rng.choice((1, 3, 8)), features=rng.choice((0, 1, 3)), lba=rng.randrange(5000))
+
+    def scramble(self, rng):
+        at = rng.randrange(0x2000, 0x5000)
+        self.ram.write(at, rng.randbytes(16))

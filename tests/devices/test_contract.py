@@ -33,7 +33,7 @@ from ring3.devices.vmware import backdoor
 from ring3.devices.vmware.pointer import VmMouse
 from ring3.irq import IrqLine
 from ring3.state import load, record
-from storage_fakes import IdeRig
+from storage_fakes import AhciRig, IdeRig
 from virtio_driver import Wiring, mad
 
 ACCESSES = 4000
@@ -191,6 +191,15 @@ DEVICES = {
             lambda rig, rng: rig.ready(rng),
             lambda rig, rng: rig.command(rng),
             lambda rig, rng: rig.cd.insert(rig.cd.target.drive),
+            lambda rig, rng: rig.cd.request_eject(),
+        ),
+    ),
+    "ahci": Device(
+        lambda clock: AhciRig(),
+        wide_faces=lambda rig: [(rig.ahci, 0x480), (ConfigFace(rig.ahci), 256)],
+        events=(
+            lambda rig, rng: rig.command(rng),
+            lambda rig, rng: rig.scramble(rng),
             lambda rig, rng: rig.cd.request_eject(),
         ),
     ),

@@ -30,6 +30,8 @@ from ring3.devices.pic import I8259Pair
 from ring3.devices.pit import I8254
 from ring3.devices.reset import PortA, ResetControl
 from ring3.devices.rtc import Mc146818
+from ring3.devices.storage.ahci import PORTS as AHCI_PORTS
+from ring3.devices.storage.ahci import REGISTERS_BYTES, Ahci
 from ring3.devices.storage.ata import AtaDevice, AtaDisk
 from ring3.devices.storage.atapi import AtapiCd
 from ring3.devices.storage.ide import BUS_MASTER_PORTS, IDE_DECODE, IDETIM, PiixIde
@@ -132,6 +134,7 @@ def build(bus: Bus, cfg: PcConfig) -> Board:
     vmware(board)
     debug_exit(board)
     ide(board)
+    ahci(board)
     virtio(board)
     firmware(board)
     return board
@@ -257,6 +260,26 @@ def ide(board: Board) -> None:
         if cdrom.bus == "ide":
             attach(cdrom.name, AtapiCd(cdrom.drive, cdrom.name), (1, 0))
     board.pci.add(ISA_BRIDGE, IDE_FUNCTION, chip)
+
+
+def ahci(board: Board) -> None:
+    """Only where something is attached: disks, then CD drives, a port each."""
+    bus, cfg = board.bus, board.cfg
+    attached: list[tuple[str, AtaDevice]] = []
+    attached += [(d.name, AtaDisk(d.drive, d.name, sata=True)) for d in cfg.disks if d.bus == "ahci"]
+    attached += [(c.name, AtapiCd(c.drive, c.name, sata=True)) for c in cfg.cdroms if c.bus == "ahci"]
+    if not attached:
+        return
+    if len(attached) > AHCI_PORTS:
+        raise ConfigError(f"{attached[AHCI_PORTS][0]}: AHCI takes {AHCI_PORTS} drives: give it bus=virtio")
+
+    def moved(bar: int, base: int | None) -> None:
+        bus.move_mmio("ahci", base, REGISTERS_BYTES, chip)
+
+    chip = bus.add("ahci", Ahci(board.pci.intx(AHCI, 1), bus.memory, moved))
+    for port, (name, device) in zip(chip.ports, attached, strict=False):
+        port.attach(bus.add(name, device))
+    board.pci.add(AHCI, 0, chip)
 
 
 def virtio(board: Board) -> None:

@@ -220,6 +220,11 @@ class AtaDevice:
         s = self.state
         return int(s.block_end - s.position) if s.status & Status.DRQ else 0
 
+    def block(self) -> bytes:
+        """What is left of the present block for the host, without taking it."""
+        s = self.state
+        return bytes(s.buffer[s.position : s.block_end])
+
     def dma_start(self) -> None:
         """The host is ready for the DMA that was requested."""
 
@@ -275,12 +280,17 @@ class AtaDevice:
         s.phase = Phase.HOST
         s.status = Status.BSY | Status.DRDY
 
-    def finish(self, error: int = 0, *, quiet: bool = False) -> None:
-        """The command's end.  `quiet`: without an interrupt, as after the last block of PIO in."""
+    def finish(self, error: int = 0, *, quiet: bool = False, passed: bool = False) -> None:
+        """The command's end.  `quiet`: without an interrupt, as after the last block of PIO in.
+
+        `passed`: the error register has the diagnostic's result, and the status is that after a reset.
+        """
         s = self.state
         s.phase = Phase.IDLE
         s.status = Status.READY | (Status.ERR if error else 0)
         s.error = error
+        if passed:
+            s.status, s.error = self.ready_status(), Error.DIAGNOSTIC_PASSED
         s.buffer.clear()
         s.position = s.block_end = 0
         s.interrupt |= not quiet
@@ -359,7 +369,8 @@ class State(AtaState):
     heads: int = HEADS                  # of the current translation …
     sectors: int = SECTORS_PER_TRACK    # … a track
     smart: bool = True
-    queue_error: int = -1               # tag of the queued command that failed last, for its log
+    failed_tag: int = -1                # of the queued command that failed last, for its log …
+    failed_error: int = 0               # … with its error register
 
 
 class AtaDisk(AtaDevice):
@@ -628,7 +639,7 @@ class AtaDisk(AtaDevice):
             return
         s = self.state
         if error:
-            s.queue_error = job.tag
+            s.failed_tag, s.failed_error = job.tag, error
             s.status, s.error = Status.READY | Status.ERR, error
         if self.host is not None:
             self.host.queued_finished(self, job.tag, bool(error))
@@ -647,8 +658,7 @@ class AtaDisk(AtaDevice):
 
     def _diagnostic(self) -> None:
         self.set_signature()
-        self.finish()
-        self.state.error = Error.DIAGNOSTIC_PASSED
+        self.finish(passed=True)
 
     def _initialize_parameters(self) -> None:
         s = self.state
@@ -700,9 +710,9 @@ class AtaDisk(AtaDevice):
                 data[0] = 1
                 data[0x20] = 1
             case 0x10 if self.sata:
-                data[0] = s.queue_error if s.queue_error >= 0 else 0x80
-                data[2], data[3] = s.status | Status.ERR, s.error or Error.ABRT
-                s.queue_error = -1
+                data[0] = s.failed_tag if s.failed_tag >= 0 else 0x80
+                data[2], data[3] = Status.READY | Status.ERR, s.failed_error
+                s.failed_tag = -1
             case _:
                 raise Aborted
         data[511] = -sum(data) & 0xFF

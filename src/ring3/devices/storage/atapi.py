@@ -119,8 +119,7 @@ class AtapiCd(AtaDevice):
 
     def _diagnostic(self) -> None:
         self.set_signature()
-        self.finish()
-        self.state.status, self.state.error = 0, Error.DIAGNOSTIC_PASSED
+        self.finish(passed=True)
 
     def _check_power_mode(self) -> None:
         self.state.count = 0xFF
