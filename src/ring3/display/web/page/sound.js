@@ -1,0 +1,18 @@
+// The machine's sound: 16-bit stereo samples from a WebSocket to an AudioWorklet.
+
+export async function openSound(rate) {
+    const context = new AudioContext({ sampleRate: rate, latencyHint: "interactive" });
+    await context.audioWorklet.addModule("/page/player.js");
+    const player = new AudioWorkletNode(context, "player", { outputChannelCount: [2] });
+    player.connect(context.destination);
+    const socket = new WebSocket(`${location.origin.replace("http", "ws")}/socket/sound`);
+    socket.binaryType = "arraybuffer";
+    socket.onmessage = (event) => player.port.postMessage(event.data, [event.data]);
+    await context.resume();
+    return {
+        close: () => {
+            socket.close();
+            context.close();
+        },
+    };
+}
