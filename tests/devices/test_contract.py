@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fakes import FakeDrive, Ram
+from ring3.audio import NoAudio
 from ring3.char import NoBackend
 from ring3.clock import ManualClock
 from ring3.devices.acpi_pm import AcpiPm, PmFunction
@@ -25,6 +26,7 @@ from ring3.devices.pic import I8259Pair
 from ring3.devices.pit import I8254
 from ring3.devices.reset import PortA, ResetControl
 from ring3.devices.rtc import Mc146818
+from ring3.devices.sound.sb16 import Sb16
 from ring3.devices.uart import Ns16550
 from ring3.devices.virtio.blk import VirtioBlk
 from ring3.devices.virtio.console import VirtioConsole
@@ -108,6 +110,16 @@ def any_point(chip, rng):
     chip.point(rng.getrandbits(17), rng.getrandbits(16), rng.randint(-999, 999), rng.getrandbits(5))
 
 
+def make_sb16(clock):
+    """With memory behind its channels, which go round; silent, and random bytes where it records."""
+    dma = I8237Pair(Ram())
+    for number, port in ((1, dma.primary), (5, dma.secondary)):
+        port.write((2 * (number & 3) + 1) << (number > 4), 0xFF)
+        port.write(0xB << (number > 4), 0x58 | number & 3)
+        port.write(0xA << (number > 4), number & 3)
+    return Sb16(clock, {irq: IrqLine() for irq in (5, 7, 9, 10)}, dma.channel, NoAudio())
+
+
 def itself(ports):
     return lambda chip: [(chip, ports)]
 
@@ -148,6 +160,7 @@ DEVICES = {
     "vmmouse": Device(
         make_vmmouse, wide_faces=lambda c: [(GatewayFace(c.door), 64)], events=(any_point,)
     ),
+    "sb16": Device(make_sb16, lambda c: [(c, 16), (c.fm, 4), (c.mpu, 2)]),
     "port_a": Device(lambda clock: PortA(ignore, ignore), itself(1)),
     "reset_control": Device(lambda clock: ResetControl(ignore, ignore), itself(1)),
     "post_codes": Device(lambda clock: PostCodes(), itself(1)),

@@ -12,6 +12,8 @@ the last call, some 10 ms worth, under the machine lock.  It never waits; a sink
 
 from typing import Protocol
 
+from ring3.errors import ConfigError
+
 
 class AudioStream(Protocol):
     """One source of sound, from `open` to `close`."""
@@ -49,3 +51,17 @@ class NoAudio:
 
     def close(self) -> None:
         pass
+
+
+def open_sink(spec: str) -> AudioSink:
+    """The sink that `host`, `wav:PATH` or `none` names."""
+    if spec == "host":
+        from ring3.audio.host import HostAudio
+        return HostAudio()
+    kind, _, path = spec.partition(":")
+    if kind == "wav" and path:
+        from ring3.audio.wav import WavFile
+        return WavFile(path)
+    if spec == "none":
+        return NoAudio()
+    raise ConfigError(f"audio: {spec!r} is none of host, wav:PATH, none")
