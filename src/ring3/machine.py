@@ -30,6 +30,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ring3 import vcpu as vcpu_loop
+from ring3.audio import AudioSink, NoAudio, open_sink
+from ring3.audio.stream import Broadcast, Tee
 from ring3.boards import pc
 from ring3.bus import Bus, Pins
 from ring3.char import CharBackend, open_backend
@@ -105,6 +107,8 @@ class Machine:
         self.clock = HostClock()
         self.clock.pause()
         self.media: Media | None = None
+        self.audio = Broadcast()        # for consoles: `vm.audio.listen(…)`
+        self._audio_sink: AudioSink = NoAudio()
         self.serial: list[Any] = open_lines(self.config.serial_ports, menu)
         self.virtio_consoles: list[Any] = []
         try:
@@ -128,6 +132,7 @@ class Machine:
             debug_exit=lambda code: self._end(Result(ExitReason.DEBUG_EXIT, code)),
         )
         start_unix_s = config.rtc_start_unix_s
+        self._audio_sink = open_sink(config.audio)
         self.bus = Bus(self._vm, self.clock, pins)
         self.media = Media(self.bus.lock, self._device_error)
         self._pc = pc.PcConfig(
@@ -144,6 +149,8 @@ class Machine:
             option_roms={pc.VGA_ROM: find.seabios(find.VGA_BIOS)} if config.starts_with == "bios" else {},
             boot=config.boot_order,
             tsc_hz=self.vcpu.tsc_hz,
+            sound=config.sound_cards,
+            audio=Tee(self.audio, self._audio_sink),
         )
         self.memory = self.bus.memory
         pc.build(self.bus, self._pc)
@@ -441,7 +448,7 @@ class Machine:
         self._close_backends()
 
     def _close_backends(self) -> None:
-        for backend in (*self.serial, *self.virtio_consoles):
+        for backend in (*self.serial, *self.virtio_consoles, self._audio_sink):
             backend.close()
         if self.media is not None:
             self.media.close()

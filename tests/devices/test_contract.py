@@ -26,6 +26,7 @@ from ring3.devices.pic import I8259Pair
 from ring3.devices.pit import I8254
 from ring3.devices.reset import PortA, ResetControl
 from ring3.devices.rtc import Mc146818
+from ring3.devices.sound.es1371 import Es1371
 from ring3.devices.sound.sb16 import Sb16
 from ring3.devices.uart import Ns16550
 from ring3.devices.virtio.blk import VirtioBlk
@@ -161,6 +162,10 @@ DEVICES = {
         make_vmmouse, wide_faces=lambda c: [(GatewayFace(c.door), 64)], events=(any_point,)
     ),
     "sb16": Device(make_sb16, lambda c: [(c, 16), (c.fm, 4), (c.mpu, 2)]),
+    "es1371": Device(
+        lambda clock: Es1371(clock, Ram(), IrqLine(), NoAudio(), ignore),
+        wide_faces=lambda c: [(c, 64), (ConfigFace(c), 256)],
+    ),
     "port_a": Device(lambda clock: PortA(ignore, ignore), itself(1)),
     "reset_control": Device(lambda clock: ResetControl(ignore, ignore), itself(1)),
     "post_codes": Device(lambda clock: PostCodes(), itself(1)),

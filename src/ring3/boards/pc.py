@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from ring3.audio import AudioSink, NoAudio
 from ring3.bus import Bus, OpenBus
 from ring3.char import CharBackend, NoBackend
 from ring3.devices import acpi_pm, fw_cfg
@@ -30,6 +31,9 @@ from ring3.devices.pic import I8259Pair
 from ring3.devices.pit import I8254
 from ring3.devices.reset import PortA, ResetControl
 from ring3.devices.rtc import Mc146818
+from ring3.devices.sound.es1371 import PORTS as ES1371_PORTS
+from ring3.devices.sound.es1371 import Es1371
+from ring3.devices.sound.sb16 import Sb16
 from ring3.devices.storage.ahci import PORTS as AHCI_PORTS
 from ring3.devices.storage.ahci import REGISTERS_BYTES, Ahci
 from ring3.devices.storage.ata import AtaDevice, AtaDisk
@@ -62,6 +66,7 @@ BIOS_WINDOW = 0x2_0000                              # bytes of the BIOS that are
 VGA_ROM = "pci1234,1111.rom"                        # the VGA BIOS's file, as the BIOS looks for it
 SMI_COMMAND = 0xB2
 SCI_IRQ = 9
+SB16_IRQS = (5, 7, 9, 10)
 LINK_IRQS = (5, 10, 11)                             # where PCI interrupts may go …
 PIRQ_ROUTE = (10, 10, 11, 11)                       # … and where the BIOS puts PIRQA–PIRQD
 
@@ -108,6 +113,8 @@ class PcConfig:
     floppies: Sequence[Floppy] = ()
     virtio_consoles: Sequence[CharBackend] = ()
     virtio_rng: bool = False
+    sound: Sequence[str] = ()                       # "sb16", "es1371"
+    audio: AudioSink = field(default_factory=NoAudio)
     processors: int = 1
     long_mode: bool = True                          # has the CPU
     rom: bytes | None = None                        # the BIOS; None: `direct_boot_rom` stands in for it
@@ -132,6 +139,7 @@ def build(bus: Bus, cfg: PcConfig) -> Board:
     board = chipset(bus, cfg)
     serial_ports(board)
     vmware(board)
+    sound(board)
     debug_exit(board)
     ide(board)
     ahci(board)
@@ -221,6 +229,25 @@ def vmware(board: Board) -> None:
     door = bus.add("backdoor", Backdoor(board.cfg.tsc_hz))
     bus.add("vmmouse", VmMouse(door, bus.devices["ps2"].mouse.nudge))
     bus.gateway(backdoor.PORT, backdoor.MAGIC, door.call)
+
+
+def sound(board: Board) -> None:
+    bus, sink = board.bus, board.cfg.audio
+    if "sb16" in board.cfg.sound:
+        irqs = {irq: board.isa[irq].input() for irq in SB16_IRQS}
+        sb16 = bus.add("sb16", Sb16(bus.clock, irqs, board.dma.channel, sink))
+        bus.ports(0x220, 16, "sb16", sb16)
+        bus.ports(0x330, 2, "sb16", sb16.mpu)
+        bus.ports(0x388, 4, "sb16", sb16.fm)
+    if "es1371" in board.cfg.sound:
+        es1371 = Es1371(
+            bus.clock,
+            bus.memory,
+            board.pci.intx(SOUND, 1),
+            sink,
+            lambda _, base: bus.move_ports("es1371", base, ES1371_PORTS, es1371),
+        )
+        board.pci.add(SOUND, 0, bus.add("es1371", es1371))
 
 
 def debug_exit(board: Board) -> None:
