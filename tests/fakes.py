@@ -6,6 +6,8 @@ like, and returns an Exit.  It is called for each `run`.
 
 import threading
 
+from video_fakes import FakeVideoMemory
+
 
 class Exit:
     HALT, KICKED, SHUTDOWN, ERROR = range(4)
@@ -79,6 +81,9 @@ class FakeVm:
 
     def set_gateway(self, port, magic, call):
         self.gateway = (port, magic, call)
+
+    def add_video_memory(self, size):
+        return FakeVideoMemory(size)
 
     def set_a20(self, enabled):
         self.a20 = enabled

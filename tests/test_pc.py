@@ -8,6 +8,8 @@ from ring3.bus import Bus, Pins
 from ring3.char.memory import MemoryBackend
 from ring3.clock import ManualClock
 
+MIB = 1 << 20
+
 
 class Wires:
     def __init__(self):
@@ -151,7 +153,7 @@ def config_read(bus, device, function, register):
 
 @pytest.mark.parametrize(
     ("device", "function", "identity"),
-    [(0, 0, 0x12378086), (1, 0, 0x70008086), (1, 3, 0x71138086), (2, 0, 0xFFFFFFFF)],
+    [(0, 0, 0x12378086), (1, 0, 0x70008086), (1, 3, 0x71138086), (2, 0, 0x11111234), (31, 0, 0xFFFFFFFF)],
 )
 def test_pci_functions(bus, device, function, identity):
     assert config_read(bus, device, function, 0) == identity
@@ -176,9 +178,24 @@ def test_cmos_tells_extended_memory(bus):
     assert values == [63 * 1024 & 0xFF, 63 * 1024 >> 8]
 
 
-def test_video_memory_floats_high(bus):
+def test_without_video_its_window_floats_high(wires):
+    bus = Bus(FakeVm(MIB, MIB), ManualClock(), wires.pins())
+    pc.build(bus, pc.PcConfig(MIB, [], 0, video_memory=0))
     _, read, _, _ = bus.io.mmio[0xA0000]
     assert read(0, 2) == 0xFFFF
+    assert config_read(bus, 2, 0, 0) == 0xFFFFFFFF
+
+
+def test_the_frame_buffer_is_where_its_region_says(bus):
+    vga = bus.devices["vga"]
+    bus.write_port(0xCF8, 1 << 31 | 2 << 11 | 0x10, 4)
+    bus.write_port(0xCFC, 0xE000_0000, 4)
+    bus.write_port(0xCF8, 1 << 31 | 2 << 11 | 0x04, 4)
+    bus.write_port(0xCFC, 0x0002, 4)
+    assert vga.memory.views[0xE000_0000] == (16 << 20, 0)
+    bus.write_port(0xCF8, 1 << 31 | 2 << 11 | 0x10, 4)
+    bus.write_port(0xCFC, 0x0000_0000, 4)
+    assert vga.memory.views == {}
 
 
 def test_where_option_roms_might_be_there_is_nothing(bus):

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 from ring3 import trace
 from ring3.clock import Clock
 from ring3.devices.face import ByteFace, WideFace
+from ring3.devices.video.memory import VideoMemory
 
 Chip = TypeVar("Chip")
 
@@ -39,6 +40,7 @@ class IoMap(Protocol):
     def read_physical(self, address: int, length: int) -> bytes: ...
     def write_physical(self, address: int, data: bytes | memoryview) -> None: ...
     def set_a20(self, enabled: bool) -> None: ...
+    def add_video_memory(self, size: int) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,28 @@ class Bus:
             trace.odd(name, "moved to %Xh, where it cannot be decoded: %s", base, taken or "no PCI memory")
             return
         self.mmio(base, size, name, face, width)
+
+    def native_mmio(self, base: int, size: int, name: str) -> None:
+        """Takes the place of a window that native code answers: its chip maps it."""
+        window = Window(base, size, name, OpenBus(), 8)
+        self._refuse_overlap("addresses", self.mmio_windows, window)
+        self.mmio_windows.append(window)
+
+    def video_memory(self, size: int) -> VideoMemory:
+        """Memory for a video chip (bytes)."""
+        memory: VideoMemory = self.io.add_video_memory(size)
+        return memory
+
+    def move_memory(self, name: str, memory: VideoMemory, before: int | None, base: int | None) -> None:
+        """Moves the view of a chip's whole memory from `before` to `base`; RAM and windows there hide it."""
+        if before is not None:
+            memory.unmap_view(before)
+        if base is None:
+            return
+        if base < ONE_MIB or base + memory.size_bytes > FOUR_GIB:
+            trace.odd(name, "memory moved to %Xh, where it cannot be decoded", base)
+            return
+        memory.map_view(base, memory.size_bytes, 0)
 
     def gateway(self, port: int, magic: int, call: Callable[..., Any]) -> None:
         """A function on the CPU's registers, for IN EAX, DX at `port` with `magic` in EAX."""

@@ -38,6 +38,8 @@ from ring3.char import CharBackend, open_backend
 from ring3.char.memory import MemoryBackend
 from ring3.clock import NS_PER_S, HostClock
 from ring3.config import File, MachineConfig, configure
+from ring3.devices.video.source import VgaSource
+from ring3.display.glyphs import find_fonts
 from ring3.display.input import Keyboard, Mouse
 from ring3.display.screen import Screen
 from ring3.errors import ConfigError, EngineError, HostError, VmError
@@ -161,7 +163,14 @@ class Machine:
         self.vcpu.set_ferr_handler(self.bus.locked(self.devices["coprocessor"].ferr))
         if config.starts_with == "kernel":
             self._tables = self._write_rom()
+        self._build_screen()
         self._build_input()
+
+    def _build_screen(self) -> None:
+        vga = self.devices.get("vga")
+        if vga is not None:
+            fonts = find_fonts(self._pc.option_roms.get(pc.VGA_ROM, b""))
+            self._screen = Screen(VgaSource(vga, self.bus.lock, fonts))
 
     def _build_input(self) -> None:
         ps2, vmmouse = self.devices["ps2"], self.devices["vmmouse"]
@@ -218,6 +227,8 @@ class Machine:
         self._loop = EventLoopThread()
         try:
             self._attach_lines(self._loop)
+            if self._screen is not None:
+                self._loop.call(self._screen.attach, self._loop.loop)
         except BaseException:
             self._close()
             raise
@@ -444,6 +455,8 @@ class Machine:
         if self._timers is not None:
             self._timers.stop()
         if self._loop is not None:
+            if self._screen is not None:
+                self._loop.call(self._screen.close)
             self._loop.stop()
         self._close_backends()
 

@@ -16,6 +16,7 @@ from ring3.devices.coprocessor import CoprocessorError
 from ring3.devices.debug_exit import DebugExit
 from ring3.devices.debugcon import DebugCon, PostCodes
 from ring3.devices.dma import I8237Pair
+from ring3.devices.face import WideRegisters
 from ring3.devices.fw_cfg import FwCfg
 from ring3.devices.i8042 import I8042
 from ring3.devices.ioapic import IoApic
@@ -29,6 +30,8 @@ from ring3.devices.rtc import Mc146818
 from ring3.devices.sound.es1371 import Es1371
 from ring3.devices.sound.sb16 import Sb16
 from ring3.devices.uart import Ns16550
+from ring3.devices.video.function import VgaFunction
+from ring3.devices.video.vga import Vga
 from ring3.devices.virtio.blk import VirtioBlk
 from ring3.devices.virtio.console import VirtioConsole
 from ring3.devices.virtio.rng import VirtioRng
@@ -37,6 +40,7 @@ from ring3.devices.vmware.pointer import VmMouse
 from ring3.irq import IrqLine
 from ring3.state import load, record
 from storage_fakes import AhciRig, IdeRig
+from video_fakes import FakeVideoMemory
 from virtio_driver import Wiring, mad
 
 ACCESSES = 4000
@@ -240,6 +244,22 @@ DEVICES = {
     ),
     # Functions and CF9h have states of their own; a stateless port stands in for the latter.
     "pci_bus": Device(lambda clock: PciBus([IrqLine()] * 4, DebugCon(NoBackend())), wide_faces=itself(8)),
+}
+DEVICES |= {
+    "vga": Device(
+        lambda clock: Vga(clock, FakeVideoMemory()),
+        wide_faces=lambda c: [(c.face(0x10), 16), (c.face(0x24), 2), (c.face(0x04), 2), (c.face(0x2A), 1)],
+        events=(lambda vga, rng: vga.picture(), lambda vga, rng: vga.watch(rng.random() < 0.5)),
+    ),
+    "dispi": Device(
+        lambda clock: Vga(clock, FakeVideoMemory()).dispi,
+        wide_faces=itself(3),
+        events=(lambda dispi, rng: dispi.write_register(rng.randrange(12), rng.getrandbits(16)),),
+    ),
+    "vga_function": Device(
+        lambda clock: VgaFunction(Vga(clock, FakeVideoMemory()), ignore),
+        wide_faces=lambda c: [(ConfigFace(c), 256), (WideRegisters(c.read, ignore), 0x1000)],
+    ),
 }
 
 

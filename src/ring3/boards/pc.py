@@ -3,7 +3,7 @@
 Intel 290549 (440FX), 290550 (PIIX3), 290562 (PIIX4), 290566 (82093AA).  `build` is the schematic, `post` what
 the BIOS would have set up; `acpi_platform` tells the same numbers to the ACPI tables.
 
-Not there yet: diskette, video.
+Not there yet: diskette.
 """
 
 import os
@@ -40,6 +40,9 @@ from ring3.devices.storage.ata import AtaDevice, AtaDisk
 from ring3.devices.storage.atapi import AtapiCd
 from ring3.devices.storage.ide import BUS_MASTER_PORTS, IDE_DECODE, IDETIM, PiixIde
 from ring3.devices.uart import Ns16550
+from ring3.devices.video.function import FRAME_BUFFER, REGISTER_BYTES, VgaFunction
+from ring3.devices.video.memory import WINDOW_BYTES
+from ring3.devices.video.vga import Vga
 from ring3.devices.virtio.blk import VirtioBlk
 from ring3.devices.virtio.console import VirtioConsole
 from ring3.devices.virtio.pci import VirtioPci, Wires
@@ -60,6 +63,8 @@ COM = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))     # (port, IRQ)
 HOST_BRIDGE, ISA_BRIDGE, VIDEO, SCSI, AHCI, SOUND, VIRTIO = 0, 1, 2, 3, 4, 5, 8
 IDE_FUNCTION, USB_FUNCTION, PM_FUNCTION = 1, 2, 3
 IDE = ((0x1F0, 0x3F6, 14), (0x170, 0x376, 15))     # (command block, control port, IRQ)
+VGA_PORTS = ((0x3B4, 2), (0x3BA, 1), (0x3C0, 16), (0x3D4, 2), (0x3DA, 1))  # (port, count)
+VGA_PORT_BASE, DISPI_PORTS = 0x3B0, 0x1CE
 IDE_BUS_MASTERS = 0xC000
 PM_BASE, PM_PORTS = 0x600, acpi_pm.PORTS
 BIOS_WINDOW = 0x2_0000                              # bytes of the BIOS that are seen below 1 MiB
@@ -106,6 +111,7 @@ class PcConfig:
     serial: Sequence[CharBackend]                   # COM1 …
     rtc_start_unix_s: int
     debug_exit_port: int | None = None
+    video_memory: int = 16 << 20                    # bytes; 0: no video
     tsc_hz: int = 0
     firmware_console: CharBackend = field(default_factory=NoBackend)    # ports E9h and 402h
     disks: Sequence[Disk] = ()
@@ -138,6 +144,7 @@ def build(bus: Bus, cfg: PcConfig) -> Board:
     """What is wired to what.  Interrupt controllers come first: `reset` goes the other way round."""
     board = chipset(bus, cfg)
     serial_ports(board)
+    video(board)
     vmware(board)
     sound(board)
     debug_exit(board)
@@ -194,7 +201,6 @@ def chipset(bus: Bus, cfg: PcConfig) -> Board:
     bus.ports(0x402, 1, "firmware_console", bus.add("firmware_console", DebugCon(cfg.firmware_console)))
     bus.ports(0xCF8, 8, "pci", pci, width=4)
     bus.mmio(e820.IO_APIC, 0x1000, "ioapic", ioapic)
-    bus.mmio(e820.VIDEO, 0x20000, "video", OpenBus())
     bus.shadow(e820.OPTION_ROMS, e820.EXTENDED - e820.OPTION_ROMS, read=False, write=False)
     if cfg.rom is None:
         bus.empty_rom(e820.OPTION_ROMS, e820.SYSTEM_ROM - e820.OPTION_ROMS)
@@ -207,6 +213,31 @@ def serial_ports(board: Board) -> None:
     for number, (backend, (port, irq)) in enumerate(zip(board.cfg.serial, COM, strict=False), start=1):
         com = bus.add(f"com{number}", Ns16550(board.isa[irq].input(), backend))
         bus.ports(port, 8, f"com{number}", com)
+
+
+def video(board: Board) -> None:
+    """A VGA with the Bochs extension; its BIOS comes through the firmware configuration."""
+    bus, memory_bytes = board.bus, board.cfg.video_memory
+    if not memory_bytes:
+        bus.mmio(e820.VIDEO, WINDOW_BYTES, "video", OpenBus())
+        return
+    bus.native_mmio(e820.VIDEO, WINDOW_BYTES, "vga")
+    vga = bus.add("vga", Vga(bus.clock, bus.video_memory(memory_bytes)))
+    vga.map_window(e820.VIDEO)
+    for first, count in VGA_PORTS:
+        bus.ports(first, count, "vga", vga.face(first - VGA_PORT_BASE), width=2)
+    bus.ports(DISPI_PORTS, 3, "dispi", bus.add("dispi", vga.dispi), width=2)
+    places: dict[int, int | None] = {}
+
+    def moved(bar: int, base: int | None) -> None:
+        if bar == FRAME_BUFFER:
+            bus.move_memory("vga", vga.memory, places.get(bar), base)
+            places[bar] = base
+        else:
+            bus.move_mmio("vga registers", base, REGISTER_BYTES, chip)
+
+    chip = bus.add("vga_function", VgaFunction(vga, moved))
+    board.pci.add(VIDEO, 0, chip)
 
 
 def firmware(board: Board) -> None:

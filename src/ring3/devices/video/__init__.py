@@ -1,0 +1,1 @@
+"""Video chips: the VGA with the Bochs extension, and what a screen sees of them."""

@@ -1,0 +1,169 @@
+"""A VGA as the source of a screen (ring3/display/screen.py).
+
+Theory.  Native code notices stores to video memory by page, and the chip says when its registers change the
+picture.  Both make one eventfd readable.  `collect` then finds out what that means on the screen: in text
+modes cells that differ from those seen last, in graphics modes the lines that show the pages.
+
+1. Registers are read under the machine lock, pixels without it: nobody who looks holds up the guest.
+2. `collect` first arms the native log, then reads registers and memory: what changes meanwhile is told again.
+3. `_lock` is taken inside of nothing and holds nothing up but other looks; machine lock inside of it.
+"""
+
+import threading
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+from ring3.devices.video.picture import Format, Picture
+from ring3.devices.video.vga import Vga
+from ring3.display.screen import Damage, Rect, TextCells
+
+
+@dataclass(frozen=True, slots=True)
+class TextSeen:
+    """A text screen as a look found it."""
+
+    picture: Picture                    # without its cursor
+    codes: bytes
+    attributes: bytes
+    fonts: tuple[bytes, bytes]
+    cursor: tuple[int, int] | None
+
+
+class VgaSource:
+    def __init__(
+        self, vga: Vga, machine_lock: AbstractContextManager[object], fonts: Mapping[int, bytes]
+    ) -> None:
+        """`fonts`: the video BIOS's, by height."""
+        self._vga = vga
+        self._memory = vga.memory
+        self._machine_lock = machine_lock
+        self._fonts = fonts
+        self._lock = threading.Lock()
+        self._size = (0, 0)             # as of the last look
+        self._text: TextSeen | None = None
+
+    @property
+    def changed_fd(self) -> int:
+        return self._memory.changed_fd
+
+    def size(self) -> tuple[int, int]:
+        picture = self._picture()
+        return picture.width, picture.height
+
+    def pixels(self, rect: Rect) -> bytes:
+        picture = self._picture()
+        inside = rect.within(picture.width, picture.height)
+        if inside != rect:              # the guest has changed the mode since the caller asked for the size
+            return bytes(4 * rect.width * rect.height)
+        return self._memory.pixels(picture, rect.x, rect.y, rect.width, rect.height)
+
+    def cells(self) -> TextCells | None:
+        picture = self._picture()
+        if picture.format != Format.TEXT:
+            return None
+        columns, rows = grid(picture)
+        codes, attributes = self._memory.cells(picture)
+        return TextCells(columns, rows, codes, attributes, cursor_place(picture))
+
+    def glyphs(self) -> TextCells | None:
+        with self._machine_lock:
+            picture, own_font = self._vga.picture(), self._vga.text_font
+        if picture.format in (Format.TEXT, Format.BLANK):
+            return None
+        fonts = list(self._fonts.items())
+        if own_font is not None:
+            fonts.append(own_font)
+        found = self._memory.find_text(picture, picture.scale, fonts)
+        if found is None:
+            return None
+        columns, rows, codes = found
+        return TextCells(columns, rows, codes, b"\x07" * len(codes))
+
+    def watch(self, watched: bool) -> None:
+        with self._machine_lock:
+            self._vga.watch(watched)
+        if watched:
+            self._memory.collect()      # arms; who watches anew has looked at nothing yet
+            self._look(everything=True)
+        else:
+            self._memory.disarm()
+
+    def collect(self) -> Damage:
+        runs = self._memory.collect()
+        return self._look(everything=False, runs=runs)
+
+    def _look(self, everything: bool, runs: "list[tuple[int, int]] | None" = None) -> Damage:
+        with self._lock:
+            with self._machine_lock:
+                picture = self._vga.picture()
+                everything |= self._vga.changed_at_all
+                self._vga.changed_at_all = False
+            size = picture.width, picture.height
+            resized, self._size = size != self._size, size
+            before, self._text = self._text, self._see(picture)
+            if self._text is not None and before is not None and not resized:
+                return Damage(tuple(changed_cells(before, self._text)))
+            if everything or resized:
+                return Damage((Rect(0, 0, *size),), resized)
+            return Damage(picture.damage(runs or (), self._memory.size_bytes))
+
+    def _see(self, picture: Picture) -> TextSeen | None:
+        if picture.format != Format.TEXT:
+            return None
+        codes, attributes = self._memory.cells(picture)
+        fonts = self._memory.font(picture, 0), self._memory.font(picture, 1)
+        cursor = cursor_place(picture)
+        blinks = picture.blink_hides and picture.blink and any(a & 0x80 for a in attributes)
+        steady = replace(picture, cursor=None, start=0, blink_hides=blinks)
+        return TextSeen(steady, codes, attributes, fonts, cursor)
+
+    def _picture(self) -> Picture:
+        with self._machine_lock:
+            return self._vga.picture()
+
+
+def grid(picture: Picture) -> tuple[int, int]:
+    """Columns and rows of text, the last row perhaps in part."""
+    width, height = picture.cell
+    return picture.width // width, -(-picture.height // height)
+
+
+def cursor_place(picture: Picture) -> tuple[int, int] | None:
+    """Column and row."""
+    first, last = picture.cursor_lines
+    if picture.cursor is None or first > last or not picture.pitch:
+        return None
+    columns, rows = grid(picture)
+    distance = (picture.cursor - picture.start - picture.byte_pan) & picture.address_mask
+    row, column = divmod(distance, picture.pitch)
+    return (column, row) if column < columns and row < rows else None
+
+
+def changed_cells(before: TextSeen, now: TextSeen) -> list[Rect]:
+    """A rect for each row with changed cells; one for all when every cell may look different."""
+    picture = now.picture
+    whole = [Rect(0, 0, picture.width, picture.height)]
+    if (before.picture, before.fonts) != (picture, now.fonts):
+        return whole
+    columns, rows = grid(picture)
+    cursors = [c for c in (before.cursor, now.cursor) if c and before.cursor != now.cursor]
+    rects = []
+    for row in range(rows):
+        span = slice(row * columns, (row + 1) * columns)
+        changed = {place[0] for place in cursors if place[1] == row}
+        for old, new in ((before.codes, now.codes), (before.attributes, now.attributes)):
+            if old[span] != new[span]:
+                changed |= {n for n, (a, b) in enumerate(zip(old[span], new[span], strict=True)) if a != b}
+        if changed:
+            first, last = min(changed), max(changed)
+            rects.append(cell_rect(picture, first, row, last - first + 1))
+    return rects
+
+
+def cell_rect(picture: Picture, column: int, row: int, count: int) -> Rect:
+    """Of cells of one row, as far as they show: panning moves them left and up."""
+    width, height = picture.cell
+    x = column * width - picture.pan * (1 + picture.double_dots)
+    y = row * height - (picture.preset_row << picture.double_scan)
+    return Rect(x, y, count * width, height).within(picture.width, picture.height)
