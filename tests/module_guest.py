@@ -13,8 +13,8 @@ from ring3.testing.modules import ModuleTree
 FLAVOUR = {"i386": "686-pae", "amd64": "amd64"}
 APPLETS = (
     "sh", "mount", "umount", "uname", "cat", "ls", "poweroff", "reboot", "sha256sum", "md5sum", "dd", "sleep",
-    "insmod", "dmesg", "grep", "tail", "head", "cmp", "sync", "mkdir", "echo", "hexdump", "blockdev", "wc", "time",
-    "mdev", "stty", "true", "eject", "seq", "date", "cut", "tr",
+    "insmod", "dmesg", "grep", "tail", "head", "cmp", "sync", "mkdir", "echo", "hexdump", "blockdev", "wc",
+    "time", "mdev", "stty", "true", "eject", "seq", "date", "cut", "tr",
 )  # fmt: skip
 INIT = b"""#!/bin/sh
 mount -t proc proc /proc

@@ -14,6 +14,7 @@ from ring3.boards.pc import Cdrom, Disk, Floppy
 from ring3.config import CdromConfig, DiskConfig, FloppyConfig, MachineConfig
 from ring3.config.media import EMPTY
 from ring3.config.text import nearest
+from ring3.devices.floppy import medium_of
 from ring3.disk import DiskWorker, Image, open_image
 from ring3.errors import ConfigError
 
@@ -119,6 +120,10 @@ def open_slot(slot: Slot) -> Image:
         return image
     read_only = True if isinstance(slot, CdromConfig) else slot.readonly
     known = slot.format if isinstance(slot, DiskConfig) else "raw"
-    return open_image(
+    image = open_image(
         slot.path, read_only=read_only, format=None if known == "auto" else known, setting=slot.KIND
     )
+    if isinstance(slot, FloppyConfig) and medium_of(image.size_bytes) is None:
+        image.close()
+        raise ConfigError(f"floppy: {slot.path} is larger than any diskette: give an image of at most 2.88M")
+    return image

@@ -29,6 +29,8 @@ from ring3.devices.reset import PortA, ResetControl
 from ring3.devices.rtc import Mc146818
 from ring3.devices.sound.es1371 import Es1371
 from ring3.devices.sound.sb16 import Sb16
+from ring3.devices.storage.buslogic import BusLogic
+from ring3.devices.storage.scsi_disk import ScsiDisk
 from ring3.devices.uart import Ns16550
 from ring3.devices.video.function import VgaFunction
 from ring3.devices.video.vga import Vga
@@ -131,6 +133,30 @@ def itself(ports):
 
 def virtio_regions(chip):
     return [(ConfigFace(chip), 256), *zip(chip.faces, (128, 4096, 0x4000), strict=True)]
+
+
+def buslogic():
+    adapter = BusLogic(Ram(), IrqLine(), ignore, ignore)
+    adapter.attach(0, ScsiDisk(FakeDrive(bytes(4096)), "0"))
+    return adapter
+
+
+def mad_mailboxes(adapter, rng):
+    """Mailboxes and CCBs full of nonsense; then the driver resets the adapter."""
+    ram = adapter._memory
+    ram.write(0, rng.randbytes(512) + bytes(len(ram.data) - 512))
+    for at in range(0x1000, 0x1800, 0x100):
+        block = bytes((rng.choice((0, 2, 3, 4, 0x81, 9)), rng.choice((0, 8, 16, 24)), rng.randrange(20), 0))
+        lengths = rng.choice((0, 8, 512, 0xFFFF_FFF8)).to_bytes(4, "little") + rng.randbytes(2) + bytes(2)
+        cdb = bytes((rng.choice((0x12, 0x25, 0x28, 0x2A, 0x1A, 0xFF)),)) + bytes(7) + rng.randbytes(4)
+        ram.write(at, block + lengths + bytes(4) + bytes((rng.choice((0, 0, 3, 0xFF)), 0)) + cdb)
+    for n in range(8):
+        ccb, action = 0x1000 + 0x100 * rng.randrange(8), rng.choice((0, 1, 1, 2, 3))
+        ram.write(0x2000 + 8 * n, ccb.to_bytes(7, "little") + bytes((action,)))
+    adapter.write(0, 0x40)
+    for value in (0x81, 8, 0, 0x20, 0, 0, 0x02, 0x02):
+        adapter.write(1, value)
+    adapter.write(0, 0x80)
 
 
 def config_space(chip):
@@ -241,6 +267,12 @@ DEVICES = {
             lambda console, rng: console.receive(rng.randbytes(rng.randrange(20))),
             lambda console, rng: console.resize(rng.getrandbits(20), rng.getrandbits(20)),
         ),
+    ),
+    "buslogic": Device(
+        lambda clock: buslogic(),
+        itself(4),
+        lambda chip: [(ConfigFace(chip), 256), (chip.faces[0], 32), (chip.faces[1], 4096)],
+        events=(mad_mailboxes,),
     ),
     # Functions and CF9h have states of their own; a stateless port stands in for the latter.
     "pci_bus": Device(lambda clock: PciBus([IrqLine()] * 4, DebugCon(NoBackend())), wide_faces=itself(8)),

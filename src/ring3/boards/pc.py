@@ -20,7 +20,8 @@ from ring3.devices.coprocessor import CoprocessorError
 from ring3.devices.debug_exit import DebugExit
 from ring3.devices.debugcon import DebugCon, PostCodes
 from ring3.devices.dma import I8237Pair
-from ring3.devices.face import Drive
+from ring3.devices.face import Drive, Registers
+from ring3.devices.floppy import DRIVE_TYPES, I82077AA, FloppyDrive, drive_type_for
 from ring3.devices.fw_cfg import FwCfg
 from ring3.devices.i8042 import I8042
 from ring3.devices.ioapic import IoApic
@@ -38,7 +39,11 @@ from ring3.devices.storage.ahci import PORTS as AHCI_PORTS
 from ring3.devices.storage.ahci import REGISTERS_BYTES, Ahci
 from ring3.devices.storage.ata import AtaDevice, AtaDisk
 from ring3.devices.storage.atapi import AtapiCd
+from ring3.devices.storage.buslogic import BusLogic
 from ring3.devices.storage.ide import BUS_MASTER_PORTS, IDE_DECODE, IDETIM, PiixIde
+from ring3.devices.storage.scsi import ScsiTarget
+from ring3.devices.storage.scsi_cd import ScsiCd
+from ring3.devices.storage.scsi_disk import ScsiDisk
 from ring3.devices.uart import Ns16550
 from ring3.devices.video.function import FRAME_BUFFER, REGISTER_BYTES, VgaFunction
 from ring3.devices.video.memory import WINDOW_BYTES
@@ -150,6 +155,8 @@ def build(bus: Bus, cfg: PcConfig) -> Board:
     debug_exit(board)
     ide(board)
     ahci(board)
+    scsi(board)
+    diskettes(board)
     virtio(board)
     firmware(board)
     return board
@@ -288,6 +295,25 @@ def debug_exit(board: Board) -> None:
         board.bus.ports(port, 4, "debug_exit", chip)
 
 
+def diskettes(board: Board) -> None:
+    """The controller is on every board, as the IDE channels are; port 3F6h between its ports is IDE's."""
+    bus = board.bus
+    drives = [FloppyDrive(floppy_type(floppy), floppy.drive) for floppy in board.cfg.floppies]
+    for floppy, drive in zip(board.cfg.floppies, drives, strict=True):
+        bus.add(floppy.name, drive)
+    chip = I82077AA(bus.clock, board.isa[6].input(), board.dma.channel(2), drives)
+    bus.add("fdc", chip)
+    bus.ports(0x3F0, 6, "fdc", chip)
+    bus.ports(0x3F7, 1, "fdc", Registers(lambda _: chip.read(7), lambda _, value: chip.write(7, value)))
+
+
+def floppy_type(floppy: Floppy) -> str:
+    """What the configuration says, or what suits the medium that is in it at first."""
+    if floppy.type != "auto":
+        return floppy.type
+    return drive_type_for(floppy.drive.size_bytes if floppy.drive is not None else None)
+
+
 def ide(board: Board) -> None:
     """Disks from the primary channel on, CD drives from the secondary's first device; no more than four."""
     bus, cfg = board.bus, board.cfg
@@ -340,6 +366,30 @@ def ahci(board: Board) -> None:
     board.pci.add(AHCI, 0, chip)
 
 
+def scsi(board: Board) -> None:
+    """The BusLogic adapter, where there is something on its bus; drives get their IDs in order."""
+    bus, cfg = board.bus, board.cfg
+    targets: list[tuple[str, ScsiTarget]] = []
+    targets += [(d.name, ScsiDisk(d.drive, d.name)) for d in cfg.disks if d.bus == "scsi"]
+    targets += [(c.name, ScsiCd(c.drive, c.name)) for c in cfg.cdroms if c.bus == "scsi"]
+    if not targets:
+        return
+
+    def moved(bar: int, base: int | None) -> None:
+        region = adapter.bars[bar]
+        move = bus.move_ports if region.io else bus.move_mmio
+        move(f"scsi region {bar}", base, region.size, adapter.faces[bar])
+
+    def isa_moved(port: int | None) -> None:
+        bus.move_ports("scsi isa", port, 4, adapter.isa)
+
+    # Before its targets: `reset` goes the other way round, and what it has under way needs them.
+    adapter = bus.add("scsi", BusLogic(bus.memory, board.pci.intx(SCSI, 1), moved, isa_moved))
+    board.pci.add(SCSI, 0, adapter)
+    for target_id, (name, target) in enumerate(targets):
+        adapter.attach(target_id, bus.add(name, target))
+
+
 def virtio(board: Board) -> None:
     """Each device in a slot of its own: disks, then consoles, then the entropy device."""
     cfg = board.cfg
@@ -389,7 +439,8 @@ def reset(bus: Bus, cfg: PcConfig) -> None:
     with bus.lock:
         for chip in reversed(bus.devices.values()):
             chip.reset()
-        for index, value in firmware_post.cmos(cfg.memory, len(cfg.serial), cfg.boot).items():
+        drives = [DRIVE_TYPES[floppy_type(floppy)].cmos for floppy in cfg.floppies]
+        for index, value in firmware_post.cmos(cfg.memory, cfg.boot, drives).items():
             bus.devices["rtc"].set_cmos(index, value)
         if cfg.rom is None:
             post(bus)
@@ -439,4 +490,5 @@ def acpi_platform(cfg: PcConfig) -> Platform:
         link_irqs=LINK_IRQS,
         pci_hole=(e820.PCI_HOLE, e820.PCI_HOLE_LAST),
         serial=COM[: len(cfg.serial)],
+        floppy=bool(cfg.floppies),
     )

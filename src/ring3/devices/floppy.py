@@ -612,7 +612,7 @@ class I82077AA:
     def _transfer(self) -> None:
         """The next sectors of the command, or its end."""
         s = self.state
-        command, code = s.command, s.command[0] & Flag.CODE
+        code = s.command[0] & Flag.CODE
         if code == Op.READ_ID:
             self._read_id()
         elif code == Op.FORMAT:

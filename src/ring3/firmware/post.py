@@ -17,16 +17,22 @@ CONFIG_ADDRESS, CONFIG_DATA = 0xCF8, 0xCFC
 BOOT_DEVICE = {"floppy": 1, "disk": 2, "cdrom": 3, "network": 4}
 
 
-def cmos(memory: int, serial_ports: int, boot: Sequence[str]) -> dict[int, int]:
-    """Bytes by index, with the checksum of 10h–2Dh in 2Eh–2Fh; `boot`: kinds of devices in their order."""
+def cmos(memory: int, boot: Sequence[str], diskettes: Sequence[int] = ()) -> dict[int, int]:
+    """Bytes by index, with the checksum of 10h–2Dh in 2Eh–2Fh.
+
+    `boot`: kinds of devices in their order.  `diskettes`: types of the drives A: and B: (byte 10h).
+    """
     low, high = split(memory)
     conventional_kib = EBDA // KIB + 1
     extended_kib = min((low - EXTENDED) // KIB, 0xFFFF)
     above_16_mib = min(max(low - 16 * MIB, 0) // (64 * KIB), 0xFFFF)
     above_4_gib = high // (64 * KIB)
-    equipment = serial_ports << 6 & 0xC0 | 0x02     # an x87 is there; no diskettes
+    equipment = 0x02                    # an x87 is there
+    if diskettes:
+        equipment |= 0x01 | (len(diskettes) - 1) << 6
+    first_drive, second_drive = (*diskettes, 0, 0)[:2]
     words = {0x15: conventional_kib, 0x17: extended_kib, 0x30: extended_kib, 0x34: above_16_mib}
-    values = {0x14: equipment}
+    values = {0x10: first_drive << 4 | second_drive, 0x14: equipment}
     for index, word in words.items():
         values |= {index: word & 0xFF, index + 1: word >> 8}
     values |= {0x5B + n: above_4_gib >> 8 * n & 0xFF for n in range(3)}
