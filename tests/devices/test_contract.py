@@ -18,6 +18,7 @@ from ring3.devices.debugcon import DebugCon, PostCodes
 from ring3.devices.dma import I8237Pair
 from ring3.devices.face import WideRegisters
 from ring3.devices.fw_cfg import FwCfg
+from ring3.devices.hpet import Hpet
 from ring3.devices.i8042 import I8042
 from ring3.devices.ioapic import IoApic
 from ring3.devices.pci.config import PciBus
@@ -218,6 +219,11 @@ DEVICES = {
         lambda clock: CoprocessorError(IrqLine(), ignore),
         itself(2),
         events=(lambda chip, rng: chip.ferr(rng.random() < 0.5),),
+    ),
+    "hpet": Device(
+        lambda clock: Hpet(clock, {n: IrqLine() for n in range(24)}, (IrqLine(),) * 2, (IrqLine(),) * 2),
+        wide_faces=itself(0x400),
+        events=(lambda hpet, rng: rng.choice(hpet.gates).line.set(rng.random() < 0.5),),
     ),
     "acpi_pm": Device(
         lambda clock: AcpiPm(clock, IrqLine(), ignore),

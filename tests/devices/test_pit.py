@@ -1,6 +1,7 @@
 import pytest
 
 from ring3.devices.pit import I8254, PortB
+from ring3.irq import IrqLine
 
 BOTH = 0x30
 
@@ -280,3 +281,67 @@ def test_restored_timer_keeps_its_deadline(pit, clock, edges, irq):
     edges.clear()
     clock.advance_to(ns_of(3 * 11_932 + 1))
     assert edges == [False, True]
+
+
+# --- the speaker ---
+
+
+class Wire:
+    def __init__(self):
+        self.calls = []
+
+    def drive(self, level, until_ns=None, high_ns=0.0, low_ns=0.0):
+        self.calls.append((level, until_ns, round(high_ns), round(low_ns)))
+
+
+@pytest.fixture
+def wire():
+    return Wire()
+
+
+@pytest.fixture
+def beeper(clock, wire):
+    pit = I8254(clock, IrqLine(), wire)
+    pit.write(3, 0xB6)
+    pit.write(2, 1000 & 0xFF)
+    pit.write(2, 1000 >> 8)
+    return pit
+
+
+def test_the_speaker_follows_counter_2_while_its_bit_is_on(beeper, wire):
+    beeper.port_b.write(0, 3)
+    level, until_ns, high_ns, low_ns = wire.calls[-1]
+    assert (level, high_ns, low_ns) == (True, 419_048, 419_048)
+    assert abs(until_ns - 419_048) < 2000
+
+
+def test_the_speaker_is_silent_without_its_bit(beeper, wire):
+    beeper.port_b.write(0, 3)
+    beeper.port_b.write(0, 1)
+    assert wire.calls[-1] == (False, None, 0, 0)
+
+
+def test_a_program_can_move_the_cone_itself(beeper, wire):
+    beeper.port_b.write(0, 2)
+    beeper.port_b.write(0, 0)
+    assert wire.calls[-2:] == [(True, None, 0, 0), (False, None, 0, 0)]
+
+
+def test_a_new_count_is_heard_from_the_next_half_period(beeper, wire, clock):
+    beeper.port_b.write(0, 3)
+    first_until_ns = wire.calls[-1][1]
+    clock.advance(100_000)
+    beeper.write(2, 2000 & 0xFF)
+    beeper.write(2, 2000 >> 8)
+    assert wire.calls[-1] == (True, first_until_ns, 838_095, 838_095)
+
+
+def test_one_shot_ends_in_a_high_speaker(clock, wire):
+    pit = I8254(clock, IrqLine(), wire)
+    pit.write(3, 0xB0)
+    pit.port_b.write(0, 3)
+    pit.write(2, 120)
+    pit.write(2, 0)
+    level, until_ns, *times = wire.calls[-1]
+    assert (level, times) == (False, [0, 0])
+    assert abs(until_ns - 120 * 838) < 2000

@@ -14,7 +14,7 @@ from functools import partial
 from ring3.audio import AudioSink, NoAudio
 from ring3.bus import Bus, OpenBus
 from ring3.char import CharBackend, NoBackend
-from ring3.devices import acpi_pm, fw_cfg
+from ring3.devices import acpi_pm, fw_cfg, hpet
 from ring3.devices.acpi_pm import AcpiPm, PmFunction
 from ring3.devices.coprocessor import CoprocessorError
 from ring3.devices.debug_exit import DebugExit
@@ -23,6 +23,7 @@ from ring3.devices.dma import I8237Pair
 from ring3.devices.face import Drive, Registers
 from ring3.devices.floppy import DRIVE_TYPES, I82077AA, FloppyDrive, drive_type_for
 from ring3.devices.fw_cfg import FwCfg
+from ring3.devices.hpet import Hpet
 from ring3.devices.i8042 import I8042
 from ring3.devices.ioapic import IoApic
 from ring3.devices.pci.config import PciBus
@@ -169,8 +170,9 @@ def chipset(bus: Bus, cfg: PcConfig) -> Board:
     isa = isa_lines(pic, ioapic)
     a20 = A20Gate(bus)
 
-    pit = bus.add("pit", I8254(bus.clock, isa[0].input()))
-    rtc = bus.add("rtc", Mc146818(bus.clock, isa[8].input(), cfg.rtc_start_unix_s))
+    timers = bus.add("hpet", high_precision_timer(bus, isa, ioapic))
+    pit = bus.add("pit", I8254(bus.clock, timers.gates[0].line))
+    rtc = bus.add("rtc", Mc146818(bus.clock, timers.gates[1].line, cfg.rtc_start_unix_s))
     ps2 = bus.add(
         "ps2", I8042(bus.clock, isa[1].input(), isa[12].input(), bus.pins.init, a20.input())
     )
@@ -208,6 +210,7 @@ def chipset(bus: Bus, cfg: PcConfig) -> Board:
     bus.ports(0x402, 1, "firmware_console", bus.add("firmware_console", DebugCon(cfg.firmware_console)))
     bus.ports(0xCF8, 8, "pci", pci, width=4)
     bus.mmio(e820.IO_APIC, 0x1000, "ioapic", ioapic)
+    bus.mmio(e820.HPET, 0x1000, "hpet", timers, width=8)
     bus.shadow(e820.OPTION_ROMS, e820.EXTENDED - e820.OPTION_ROMS, read=False, write=False)
     if cfg.rom is None:
         bus.empty_rom(e820.OPTION_ROMS, e820.SYSTEM_ROM - e820.OPTION_ROMS)
@@ -416,6 +419,11 @@ def virtio_slot(board: Board, name: str, device: Callable[[Wires], VirtioPci]) -
     board.pci.add(slot, 0, chip)
 
 
+def high_precision_timer(bus: Bus, isa: Sequence[SharedLine], ioapic: IoApic) -> Hpet:
+    lines = {n: line.input() for n, line in enumerate(isa)} | {n: ioapic.line[n] for n in range(16, 24)}
+    return Hpet(bus.clock, lines, (isa[0].input(), isa[8].input()), (isa[0].input(), isa[8].input()))
+
+
 def isa_lines(pic: I8259Pair, ioapic: IoApic) -> list[SharedLine]:
     """Each ISA IRQ reaches the 8259 pair and the I/O APIC, IRQ 0 there at input 2; IRQ 2 is the cascade."""
     lines = [SharedLine(fan_out(pic.line[0], ioapic.line[2]))]
@@ -491,4 +499,6 @@ def acpi_platform(cfg: PcConfig) -> Platform:
         pci_hole=(e820.PCI_HOLE, e820.PCI_HOLE_LAST),
         serial=COM[: len(cfg.serial)],
         floppy=bool(cfg.floppies),
+        hpet=e820.HPET,
+        hpet_id=hpet.Capability.LOW,
     )

@@ -11,8 +11,10 @@ rather than for OUT's exact low time; edges closer than IRQ_INTERVAL_NS are merg
 because the host was busy are made up for, at twice their rate and at most a second's worth, so that guests
 which count ticks keep time.
 
-Not modelled: what CE does before the first count after a control word (it reads as 0), and the speaker
-itself: port 61h stores its bit.
+Counter 2's OUT and port 61h's SPEAKER bit meet at the AND gate before the speaker, which is told how the
+wave goes on whenever one of them is programmed.
+
+Not modelled: what CE does before the first count after a control word (it reads as 0).
 """
 
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from dataclasses import dataclass, field
 from ring3 import trace
 from ring3.clock import Clock, Timer
 from ring3.devices.face import Registers
+from ring3.devices.speaker import NoSpeaker, SpeakerWire
 from ring3.irq import IrqLine
 
 TICKS_PER_S = 1_193_182  # rounded; exactly 105/88 million
@@ -185,6 +188,28 @@ class Counter:
         rise = s.start + n + (s.mode >= 4)
         return rise if rise > now else None
 
+    def wave(self, now: int) -> tuple[bool, int | None, int, int]:
+        """OUT's level, the tick until which it stays (None: for good), and then its high and low times.
+
+        Where OUT changes once and stays, those times are 0.  The strobes of modes 4 and 5 are left out.
+        """
+        s = self.state
+        level = self.out(now)
+        if not s.count or s.paused is not None or s.mode >= 4:
+            return level, None, 0, 0
+        if s.mode < 2:
+            return level, None if level else s.start + s.count, 0, 0
+        high, period = self._high_time(s.count), s.count
+        begin = max(now, s.start) - max(now - s.start, 0) % period
+        until = begin + (high if now < begin + high else period)
+        if s.reload_at is not None:
+            until, high, period = s.reload_at, self._high_time(s.reload), s.reload
+        return level, until, high, period - high
+
+    def _high_time(self, count: int) -> int:
+        """Of a period of modes 2 and 3."""
+        return count - 1 if self.state.mode == 2 else (count + 1) // 2
+
     # --- derived, never stored ---
 
     def value(self, now: int) -> int:
@@ -239,9 +264,10 @@ class Counter:
 class I8254:
     """Offsets 0 to 2 are the counters, 3 the control word; `port_b` is port 61h."""
 
-    def __init__(self, clock: Clock, irq: IrqLine) -> None:
+    def __init__(self, clock: Clock, irq: IrqLine, speaker: SpeakerWire | None = None) -> None:
         self.clock = clock
         self.irq = irq
+        self._speaker = speaker if speaker is not None else NoSpeaker()
         self._timer = Timer(clock, self._edge_due)
         self._counters = [Counter(s) for s in State().counters]
         self._port_b = self._backlog = 0
@@ -266,6 +292,8 @@ class I8254:
             self._counters[offset].write(value, now)
             if offset == 0:
                 self._drive_irq(now)
+            elif offset == 2:
+                self._drive_speaker(now)
         elif value & Control.SC == Control.SC:
             self._read_back(value, now)
         elif value & Control.RW == 0:
@@ -274,6 +302,8 @@ class I8254:
             self._counters[value >> 6].program(value)
             if value >> 6 == 0:
                 self._stop_irq()
+            elif value >> 6 == 2:
+                self._drive_speaker(now)
 
     def reset(self) -> None:
         self.restore(State())
@@ -283,6 +313,7 @@ class I8254:
         self._port_b, self._edge, self._backlog = state.port_b, state.edge, state.backlog
         self.irq.set(self._irq_level(self._now()))
         self._arm()
+        self._drive_speaker(self._now())
 
     def _read_back(self, value: int, now: int) -> None:
         for n, counter in enumerate(self._counters):
@@ -301,8 +332,20 @@ class I8254:
         return value
 
     def _write_port_b(self, offset: int, value: int) -> None:
+        now = self._now()
+        heard = (self._port_b | value) & PortB.SPEAKER
         self._port_b = value & PortB.STORED
-        self._counters[2].set_gate(bool(value & PortB.GATE2), self._now())
+        self._counters[2].set_gate(bool(value & PortB.GATE2), now)
+        if heard:
+            self._drive_speaker(now)
+
+    def _drive_speaker(self, now: int) -> None:
+        if not self._port_b & PortB.SPEAKER:
+            self._speaker.drive(False)
+            return
+        level, until, high, low = self._counters[2].wave(now)
+        until_ns = None if until is None else -(-until * 88_000 // 105)
+        self._speaker.drive(level, until_ns, high * 88_000 / 105, low * 88_000 / 105)
 
     # --- time and IRQ 0 ---
 

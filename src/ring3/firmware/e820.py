@@ -16,6 +16,7 @@ EXTENDED = 0x100000                     # RAM goes on at 1 MiB
 PCI_HOLE = 0xC000_0000                  # at most 3 GiB of RAM lie below 4 GiB
 PCI_HOLE_LAST = 0xFEBF_FFFF             # above it: I/O APIC, local APIC, the system ROM's upper alias
 IO_APIC = 0xFEC0_0000
+HPET = 0xFED0_0000
 LOCAL_APIC = 0xFEE0_0000
 UPPER_ROM = 0xFFFF_0000
 HIGH = 4 * GIB
@@ -53,6 +54,7 @@ def memory_map(memory: int) -> list[Region]:
         regions.append(Region(EXTENDED, low - EXTENDED, Kind.USABLE))
     regions += [
         Region(IO_APIC, 0x1000, Kind.RESERVED),
+        Region(HPET, 0x1000, Kind.RESERVED),
         Region(LOCAL_APIC, 0x1000, Kind.RESERVED),
         Region(UPPER_ROM, HIGH - UPPER_ROM, Kind.RESERVED),
     ]
