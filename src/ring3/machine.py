@@ -147,9 +147,8 @@ class Machine:
             floppies=self.media.floppies(config),
             virtio_consoles=self.virtio_consoles,
             virtio_rng=config.virtio_rng,
-            rom=find.seabios(find.BIOS) if config.starts_with == "bios" else None,
-            option_roms={pc.VGA_ROM: find.seabios(find.VGA_BIOS)} if config.starts_with == "bios" else {},
             boot=config.boot_order,
+            **self._firmware(),
             tsc_hz=self.vcpu.tsc_hz,
             sound=config.sound_cards,
             audio=Tee(self.audio, self._audio_sink),
@@ -179,6 +178,19 @@ class Machine:
 
     def _screen_size(self) -> tuple[int, int]:
         return self._screen.size if self._screen is not None else TEXT_SCREEN
+
+    def _firmware(self) -> dict[str, Any]:
+        """Settings of the board: the ROMs that the configuration asks for."""
+        match self.config.starts_with:
+            case "bios":
+                return {
+                    "rom": find.seabios(find.BIOS),
+                    "option_roms": {pc.VGA_ROM: find.seabios(find.VGA_BIOS)},
+                }
+            case "uefi":
+                variables = pc.Flash(find.ovmf(find.OVMF_VARIABLES), lambda offset, data: None)
+                return {"rom": find.ovmf(find.OVMF), "flash": variables}
+        return {}
 
     def _write_rom(self) -> acpi.Tables:
         tables = acpi.build(pc.acpi_platform(self._pc), base=e820.SYSTEM_ROM, facs=rom.FACS)

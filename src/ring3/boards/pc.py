@@ -22,6 +22,7 @@ from ring3.devices.debugcon import DebugCon, PostCodes
 from ring3.devices.dma import I8237Pair
 from ring3.devices.face import Drive, Registers
 from ring3.devices.floppy import DRIVE_TYPES, I82077AA, FloppyDrive, drive_type_for
+from ring3.devices.flash import CfiFlash
 from ring3.devices.fw_cfg import FwCfg
 from ring3.devices.hpet import Hpet
 from ring3.devices.i8042 import I8042
@@ -110,6 +111,14 @@ class Floppy:
 
 
 @dataclass(frozen=True)
+class Flash:
+    """A flash chip: its contents, and who keeps what changes in it."""
+
+    data: bytes
+    save: Callable[[int, bytes], None]
+
+
+@dataclass(frozen=True)
 class PcConfig:
     """What is on the board; every optional part has a field that says with what it is fitted."""
 
@@ -128,11 +137,11 @@ class PcConfig:
     sound: Sequence[str] = ()                       # "sb16", "es1371"
     audio: AudioSink = field(default_factory=NoAudio)
     processors: int = 1
-    long_mode: bool = True                          # has the CPU
     rom: bytes | None = None                        # the BIOS; None: `direct_boot_rom` stands in for it
     option_roms: Mapping[str, bytes] = field(default_factory=dict)      # by file name, for the BIOS
     boot: Sequence[str] = ("floppy", "cdrom", "disk")
     boot_menu: bool = False
+    flash: Flash | None = None                      # below the ROM: UEFI's variables
 
 
 @dataclass(frozen=True)
@@ -256,12 +265,28 @@ def firmware(board: Board) -> None:
     if cfg.rom is None:
         return
     bus.rom(HIGH - len(cfg.rom), cfg.rom)
-    bus.rom(e820.EXTENDED - min(len(cfg.rom), BIOS_WINDOW), cfg.rom[-BIOS_WINDOW:])
+    bus.rom(e820.EXTENDED - BIOS_WINDOW, cfg.rom[-BIOS_WINDOW:])
+    if cfg.flash is not None:
+        variables(board, cfg.flash, HIGH - len(cfg.rom) - len(cfg.flash.data))
     settings = configuration.Settings(
         cfg.memory, cfg.processors, acpi_platform(cfg), boot_menu=cfg.boot_menu, roms=cfg.option_roms
     )
     items, files = configuration.items(settings), configuration.files(settings)
     bus.ports(0x510, fw_cfg.PORTS, "fw_cfg", bus.add("fw_cfg", FwCfg(bus.memory, files, items)), width=4)
+
+
+def variables(board: Board, flash: Flash, base: int) -> None:
+    bus = board.bus
+    bus.rom(base, flash.data)
+
+    def show(shown: bool) -> None:
+        bus.io.show_rom(base, shown)
+
+    def program(offset: int, data: bytes) -> None:
+        bus.io.program_rom(base + offset, data)
+
+    chip = bus.add("flash", CfiFlash(flash.data, show, program, flash.save))
+    bus.mmio(base, len(flash.data), "flash", chip)
 
 
 def vmware(board: Board) -> None:

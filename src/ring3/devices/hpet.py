@@ -95,9 +95,9 @@ class Hpet:
         legacy: tuple[IrqLine, IrqLine],
         replaced: tuple[IrqLine, IrqLine],
     ) -> None:
-        """`lines` by I/O APIC input; `legacy`: our ends of IRQ 0 and 8.
+        """`lines` by I/O APIC input; `legacy`: our ends of IRQ 0 and 8; `replaced`: their drivers' ends.
 
-        `replaced`: the ends of the 8254 and the real-time clock.  Those two chips drive `gates[0].line` and `gates[1].line`.
+        The 8254 and the clock drive `gates[0].line` and `gates[1].line`, which lead there.
         """
         self._clock = clock
         self._lines = lines
@@ -182,8 +182,7 @@ class Hpet:
         timer.configuration &= ~Tn.VAL_SET
 
     def reset(self) -> None:
-        self.restore(State(since_ns=self.state.since_ns))
-        self.state.since_ns = 0
+        self.restore(State())
 
     def restore(self, state: State) -> None:
         self.state = state

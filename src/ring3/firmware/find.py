@@ -8,6 +8,14 @@ from ring3.errors import ConfigError
 BIOS, VGA_BIOS = "bios-256k.bin", "vgabios-stdvga.bin"
 SEABIOS_DIRECTORIES = ("/usr/share/seabios", "/usr/local/share/seabios", "/usr/share/qemu")
 
+OVMF, OVMF_VARIABLES = "OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"
+OVMF_DIRECTORIES = ("/usr/share/OVMF", "/usr/local/share/OVMF", "/usr/share/edk2/x64")
+
+
+def ovmf(name: str) -> bytes:
+    """A file of OVMF."""
+    return read("uefi", name, OVMF_DIRECTORIES, package="ovmf")
+
 
 def seabios(name: str) -> bytes:
     """A file of SeaBIOS."""
@@ -15,7 +23,7 @@ def seabios(name: str) -> bytes:
 
 
 def present(name: str) -> bool:
-    return any(Path(directory, name).is_file() for directory in SEABIOS_DIRECTORIES)
+    return any(Path(directory, name).is_file() for directory in (*SEABIOS_DIRECTORIES, *OVMF_DIRECTORIES))
 
 
 def read(setting: str, name: str, directories: Sequence[str], *, package: str) -> bytes:
