@@ -16,7 +16,7 @@ LAYERS = (
     ("devices",),
     ("bus",),
     ("firmware", "boards", "vcpu", "report", "checkpoint"),
-    ("media",),
+    ("media", "roms"),
     ("machine",),
     ("control", "images"),
     ("testing",),

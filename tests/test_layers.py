@@ -16,7 +16,7 @@ LAYERS = (                              # lowest first; members of one line don'
     {"bus"},
     {"firmware", "vcpu", "report"},
     {"boards"},
-    {"media"},
+    {"media", "roms"},
     {"machine"},
     {"control"},
     {"testing"},

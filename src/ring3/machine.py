@@ -43,10 +43,11 @@ from ring3.display.glyphs import find_fonts
 from ring3.display.input import Keyboard, Mouse
 from ring3.display.screen import Screen
 from ring3.errors import ConfigError, EngineError, HostError, VmError
-from ring3.firmware import acpi, boot, e820, find, initrd, post, rom
+from ring3.firmware import acpi, boot, e820, initrd, post, rom
 from ring3.firmware.handover import Boot, Kernel, Target
 from ring3.media import Media
 from ring3.report import triple_fault_report
+from ring3.roms import Roms
 
 if TYPE_CHECKING:
     from ring3 import _native
@@ -113,7 +114,10 @@ class Machine:
         self._audio_sink: AudioSink = NoAudio()
         self.serial: list[Any] = open_lines(self.config.serial_ports, menu)
         self.virtio_consoles: list[Any] = []
+        self.firmware_log: list[Any] = []
+        self.roms: Roms | None = None
         try:
+            self.firmware_log = open_lines([self.config.firmware_log], menu)
             self.virtio_consoles = open_lines(self.config.virtio_consoles, menu)
             self._build()
             self._power_on(kernel)
@@ -136,6 +140,7 @@ class Machine:
         start_unix_s = config.rtc_start_unix_s
         self._audio_sink = open_sink(config.audio)
         self.bus = Bus(self._vm, self.clock, pins)
+        self.roms = Roms(config)
         self.media = Media(self.bus.lock, self._device_error)
         self._pc = pc.PcConfig(
             memory=config.memory_bytes,
@@ -148,7 +153,9 @@ class Machine:
             virtio_consoles=self.virtio_consoles,
             virtio_rng=config.virtio_rng,
             boot=config.boot_order,
-            **self._firmware(),
+            firmware_console=self.firmware_log[0],
+            boot_menu=config.boot_menu,
+            **self.roms.settings,
             tsc_hz=self.vcpu.tsc_hz,
             sound=config.sound_cards,
             audio=Tee(self.audio, self._audio_sink),
@@ -178,19 +185,6 @@ class Machine:
 
     def _screen_size(self) -> tuple[int, int]:
         return self._screen.size if self._screen is not None else TEXT_SCREEN
-
-    def _firmware(self) -> dict[str, Any]:
-        """Settings of the board: the ROMs that the configuration asks for."""
-        match self.config.starts_with:
-            case "bios":
-                return {
-                    "rom": find.seabios(find.BIOS),
-                    "option_roms": {pc.VGA_ROM: find.seabios(find.VGA_BIOS)},
-                }
-            case "uefi":
-                variables = pc.Flash(find.ovmf(find.OVMF_VARIABLES), lambda offset, data: None)
-                return {"rom": find.ovmf(find.OVMF), "flash": variables}
-        return {}
 
     def _write_rom(self) -> acpi.Tables:
         tables = acpi.build(pc.acpi_platform(self._pc), base=e820.SYSTEM_ROM, facs=rom.FACS)
@@ -255,6 +249,7 @@ class Machine:
     def _attach_lines(self, loop: "EventLoopThread") -> None:
         lines = [(f"com{number}", backend) for number, backend in enumerate(self.serial, start=1)]
         lines += [(f"virtio_console{number}", each) for number, each in enumerate(self.virtio_consoles)]
+        lines += [("debugcon", backend) for backend in self.firmware_log]
         for name, backend in lines:
             receive = self.bus.locked(self.devices[name].receive)
             loop.call(backend.attach, loop.loop, receive)
@@ -474,7 +469,10 @@ class Machine:
 
     def _close_backends(self) -> None:
         for backend in (*self.serial, *self.virtio_consoles, self._audio_sink):
+        for backend in (*self.serial, *self.virtio_consoles, *self.firmware_log):
             backend.close()
+        if self.roms is not None:
+            self.roms.close()
         if self.media is not None:
             self.media.close()
 

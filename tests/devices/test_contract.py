@@ -17,6 +17,7 @@ from ring3.devices.debug_exit import DebugExit
 from ring3.devices.debugcon import DebugCon, PostCodes
 from ring3.devices.dma import I8237Pair
 from ring3.devices.face import WideRegisters
+from ring3.devices.flash import CfiFlash
 from ring3.devices.fw_cfg import FwCfg
 from ring3.devices.hpet import Hpet
 from ring3.devices.i8042 import I8042
@@ -126,6 +127,9 @@ def make_sb16(clock):
         port.write(0xB << (number > 4), 0x58 | number & 3)
         port.write(0xA << (number > 4), number & 3)
     return Sb16(clock, {irq: IrqLine() for irq in (5, 7, 9, 10)}, dma.channel, NoAudio())
+def any_flash_command(flash, rng):
+    command = rng.choice((0x10, 0x20, 0x50, 0x60, 0x70, 0x90, 0x98, 0xD0, 0xE8, 0xFF))
+    flash.write(rng.randrange(0x3000), command, 1)
 
 
 def itself(ports):
@@ -211,6 +215,11 @@ DEVICES = {
         lambda clock: I8237Pair(Ram()),
         lambda c: [(c.primary, 16), (c.secondary, 32), (c.pages, 15)],
         events=(any_transfer,),
+    ),
+    "flash": Device(
+        lambda clock: CfiFlash(bytes(range(256)) * 48, ignore, ignore, ignore),
+        wide_faces=itself(256 * 48),
+        events=(any_flash_command,),
     ),
     "fw_cfg": Device(
         lambda clock: FwCfg(Ram(1 << 12), {"etc/e820": bytes(range(100))}, {}), wide_faces=itself(12)
@@ -370,6 +379,8 @@ def test_reset_returns_to_the_first_state(device):
     if isinstance(chip, Mc146818):  # its battery keeps the calendar, the memory and the settings
         chip.write(0, 0x0B)
         assert (chip.read(1) & 0x78, chip.state.flags) == (0, 0)
+    elif isinstance(chip, CfiFlash):  # its contents stay
+        assert now | {"data": first["data"]} == first
     else:
         assert now == first
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from ring3.boards import pc
 from ring3.char.memory import MemoryBackend
 from ring3.firmware import find
 from ring3.machine import Machine
@@ -15,17 +14,14 @@ TIMEOUT_S = 30
 
 
 @pytest.fixture
-def console(monkeypatch):
+def console():
     """What firmware writes to its debug port."""
-    backend = MemoryBackend()
-    original = pc.PcConfig
-    monkeypatch.setattr(pc, "PcConfig", lambda **fields: original(**fields, firmware_console=backend))
-    return backend
+    return MemoryBackend()
 
 
 @pytest.mark.parametrize("engine", ["translate", "interp"])
 def test_seabios_comes_to_its_boot_devices(console, engine):
-    with Machine(firmware="bios", memory="64M", engine=engine) as vm:
+    with Machine(firmware="bios", memory="64M", firmware_log=console, engine=engine) as vm:
         console.expect("No bootable device", timeout_s=TIMEOUT_S)
         assert vm.memory.read(0x410, 2) != b"\0\0"
     log = bytes(console.output).decode()
@@ -34,7 +30,7 @@ def test_seabios_comes_to_its_boot_devices(console, engine):
 
 
 def test_a_reset_runs_seabios_again(console):
-    with Machine(firmware="bios", memory="64M") as vm:
+    with Machine(firmware="bios", memory="64M", firmware_log=console) as vm:
         console.expect("No bootable device", timeout_s=TIMEOUT_S)
         vm.reset()
         console.expect("SeaBIOS", timeout_s=TIMEOUT_S)
@@ -42,7 +38,7 @@ def test_a_reset_runs_seabios_again(console):
 
 
 def test_seabios_uses_our_tables(console):
-    with Machine(firmware="bios", memory="64M") as vm:
+    with Machine(firmware="bios", memory="64M", firmware_log=console) as vm:
         console.expect("No bootable device", timeout_s=TIMEOUT_S)
         vm.pause()
         segment = vm.memory.read(0xF_0000, 0x1_0000)

@@ -54,6 +54,9 @@ class MachineConfig:
     # --- what it starts ---
     firmware: Firmware = "auto"         # auto: the BIOS where there is something to boot from (`starts_with`)
     boot: Any = BOOT[:3]                # where the firmware looks for a system, in this order
+    boot_menu: bool = False             # the BIOS asks what to boot
+    uefi_variables: str = ""            # file that keeps them; "": they end with the machine
+    firmware_log: Any = "none"          # as `serial`: what the firmware says on its debug port
     kernel: File | None = None          # started without firmware
     initrd: File | None = None
     append: str = ""                    # the kernel's command line
