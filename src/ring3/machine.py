@@ -468,8 +468,7 @@ class Machine:
         self._close_backends()
 
     def _close_backends(self) -> None:
-        for backend in (*self.serial, *self.virtio_consoles, self._audio_sink):
-        for backend in (*self.serial, *self.virtio_consoles, *self.firmware_log):
+        for backend in (*self.serial, *self.virtio_consoles, *self.firmware_log, self._audio_sink):
             backend.close()
         if self.roms is not None:
             self.roms.close()
