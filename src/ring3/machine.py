@@ -157,6 +157,7 @@ class Machine:
             boot_menu=config.boot_menu,
             **self.roms.settings,
             tsc_hz=self.vcpu.tsc_hz,
+            usb=config.usb_devices,
             sound=config.sound_cards,
             audio=Tee(self.audio, self._audio_sink),
         )
@@ -179,9 +180,13 @@ class Machine:
             self._screen = Screen(VgaSource(vga, self.bus.lock, fonts))
 
     def _build_input(self) -> None:
-        ps2, vmmouse = self.devices["ps2"], self.devices["vmmouse"]
-        self.keyboard = Keyboard(self.clock, self.bus.lock, [ps2.keyboard], self.config.keyboard)
-        self.mouse = Mouse(self.clock, self.bus.lock, ps2.mouse, [vmmouse], self._screen_size)
+        """The first device that the guest uses counts: VMware's pointer before USB before PS/2."""
+        clock, lock, devices = self.clock, self.bus.lock, self.devices
+        ps2 = devices["ps2"]
+        keyboards = [devices[name] for name in ("usb_keyboard",) if name in devices]
+        pointers = [devices[name] for name in ("vmmouse", "usb_tablet") if name in devices]
+        self.keyboard = Keyboard(clock, lock, [*keyboards, ps2.keyboard], self.config.keyboard)
+        self.mouse = Mouse(clock, lock, ps2.mouse, pointers, self._screen_size)
 
     def _screen_size(self) -> tuple[int, int]:
         return self._screen.size if self._screen is not None else TEXT_SCREEN

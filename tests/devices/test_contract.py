@@ -34,6 +34,9 @@ from ring3.devices.sound.sb16 import Sb16
 from ring3.devices.storage.buslogic import BusLogic
 from ring3.devices.storage.scsi_disk import ScsiDisk
 from ring3.devices.uart import Ns16550
+from ring3.devices.usb.keyboard import UsbKeyboard
+from ring3.devices.usb.tablet import UsbTablet
+from ring3.devices.usb.uhci import Uhci
 from ring3.devices.video.function import VgaFunction
 from ring3.devices.video.vga import Vga
 from ring3.devices.virtio.blk import VirtioBlk
@@ -132,6 +135,37 @@ def any_flash_command(flash, rng):
     flash.write(rng.randrange(0x3000), command, 1)
 
 
+def make_uhci(clock):
+    memory = Ram()
+    random.Random(3).shuffle(pattern := list(range(0, 0x8000, 16)))
+    for n in range(1024):           # a schedule of sorts: queues and descriptors that lead anywhere
+        memory.write(4 * n, (pattern[n] | n % 3).to_bytes(4, "little"))
+        memory.write(0x4000 + 32 * n, random.Random(n).randbytes(32))
+    return Uhci(clock, memory, IrqLine(), (UsbTablet(clock), UsbKeyboard(clock)), ignore)
+
+
+class UsbFace:
+    """A device's endpoints as a window: what is written goes to endpoint 0, SETUP by SETUP."""
+
+    def __init__(self, device):
+        self._device = device
+
+    def read(self, offset, size):
+        answer = self._device.data_in(offset & 1, 8)
+        return int.from_bytes(answer[:size], "little") if isinstance(answer, bytes) else 0
+
+    def write(self, offset, value, size):
+        if offset & 8:
+            kind = 0x80 >> (offset & 1) * 7 | offset % 3
+            self._device.setup(0, bytes((kind, offset, offset & 1, value & 0x23, 0, 0, size, 0)))
+        else:
+            self._device.data_out(offset & 1, value.to_bytes(size, "little"))
+
+
+def any_usb_key(chip, rng):
+    chip.key(rng.choice((0x1E, 0x1D, 0xE04B, 0xE11D, 0xFFFF)), rng.random() < 0.5)
+
+
 def itself(ports):
     return lambda chip: [(chip, ports)]
 
@@ -201,6 +235,9 @@ DEVICES = {
         lambda clock: Es1371(clock, Ram(), IrqLine(), NoAudio(), ignore),
         wide_faces=lambda c: [(c, 64), (ConfigFace(c), 256)],
     ),
+    "uhci": Device(make_uhci, wide_faces=lambda c: [(c, 32), (ConfigFace(c), 256)]),
+    "usb_tablet": Device(UsbTablet, wide_faces=lambda c: [(UsbFace(c), 16)], events=(any_point,)),
+    "usb_keyboard": Device(UsbKeyboard, wide_faces=lambda c: [(UsbFace(c), 16)], events=(any_usb_key,)),
     "port_a": Device(lambda clock: PortA(ignore, ignore), itself(1)),
     "reset_control": Device(lambda clock: ResetControl(ignore, ignore), itself(1)),
     "post_codes": Device(lambda clock: PostCodes(), itself(1)),

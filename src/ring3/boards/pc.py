@@ -21,8 +21,8 @@ from ring3.devices.debug_exit import DebugExit
 from ring3.devices.debugcon import DebugCon, PostCodes
 from ring3.devices.dma import I8237Pair
 from ring3.devices.face import Drive, Registers
-from ring3.devices.floppy import DRIVE_TYPES, I82077AA, FloppyDrive, drive_type_for
 from ring3.devices.flash import CfiFlash
+from ring3.devices.floppy import DRIVE_TYPES, I82077AA, FloppyDrive, drive_type_for
 from ring3.devices.fw_cfg import FwCfg
 from ring3.devices.hpet import Hpet
 from ring3.devices.i8042 import I8042
@@ -47,6 +47,10 @@ from ring3.devices.storage.scsi import ScsiTarget
 from ring3.devices.storage.scsi_cd import ScsiCd
 from ring3.devices.storage.scsi_disk import ScsiDisk
 from ring3.devices.uart import Ns16550
+from ring3.devices.usb.keyboard import UsbKeyboard
+from ring3.devices.usb.tablet import UsbTablet
+from ring3.devices.usb.uhci import PORTS as UHCI_PORTS
+from ring3.devices.usb.uhci import Uhci
 from ring3.devices.video.function import FRAME_BUFFER, REGISTER_BYTES, VgaFunction
 from ring3.devices.video.memory import WINDOW_BYTES
 from ring3.devices.video.vga import Vga
@@ -134,6 +138,7 @@ class PcConfig:
     floppies: Sequence[Floppy] = ()
     virtio_consoles: Sequence[CharBackend] = ()
     virtio_rng: bool = False
+    usb: Sequence[str] = ()                         # "tablet", "keyboard"
     sound: Sequence[str] = ()                       # "sb16", "es1371"
     audio: AudioSink = field(default_factory=NoAudio)
     processors: int = 1
@@ -161,6 +166,7 @@ def build(bus: Bus, cfg: PcConfig) -> Board:
     serial_ports(board)
     video(board)
     vmware(board)
+    usb(board)
     sound(board)
     debug_exit(board)
     ide(board)
@@ -295,6 +301,24 @@ def vmware(board: Board) -> None:
     door = bus.add("backdoor", Backdoor(board.cfg.tsc_hz))
     bus.add("vmmouse", VmMouse(door, bus.devices["ps2"].mouse.nudge))
     bus.gateway(backdoor.PORT, backdoor.MAGIC, door.call)
+
+
+def usb(board: Board) -> None:
+    """The PIIX3's USB function, if something is plugged in; its pin is D."""
+    bus, pci = board.bus, board.pci
+    kinds: dict[str, type[UsbTablet | UsbKeyboard]] = {"tablet": UsbTablet, "keyboard": UsbKeyboard}
+    devices = [bus.add(f"usb_{name}", kinds[name](bus.clock)) for name in board.cfg.usb]
+    if devices:
+        uhci = Uhci(
+            bus.clock,
+            bus.memory,
+            pci.intx(ISA_BRIDGE, 4),
+            devices,
+            lambda _, base: bus.move_ports("uhci", base, UHCI_PORTS, uhci),
+        )
+        pci.add(ISA_BRIDGE, USB_FUNCTION, bus.add("uhci", uhci))
+        for device in devices:
+            device.on_data = uhci.kick
 
 
 def sound(board: Board) -> None:

@@ -1,0 +1,1 @@
+"""USB: host controllers and devices that are plugged into them."""
