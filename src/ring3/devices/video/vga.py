@@ -578,7 +578,8 @@ class Vga:
 
     def _blinked(self) -> None:
         """The cursor or characters look different from now on."""
-        self.memory.signal()
+        if self._blinks():
+            self.memory.signal()
         self._arm_blink()
 
     def _blinks(self) -> bool:
