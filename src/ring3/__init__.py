@@ -8,34 +8,52 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ring3.char.memory import ExpectError, MemoryBackend
-    from ring3.config import MachineConfig
-    from ring3.errors import ConfigError, EngineError, HostError, VmError
+    from ring3.config import CdromConfig, DiskConfig, DisplayConfig, FloppyConfig, MachineConfig
+    from ring3.control.remote import RemoteMachine, connect
+    from ring3.display.screen import WaitError
+    from ring3.errors import ConfigError, EngineError, HostError, ImageError, VmError
     from ring3.machine import ExitReason, Machine, Result
 
 __all__ = [
+    "CdromConfig",
     "ConfigError",
+    "DiskConfig",
+    "DisplayConfig",
     "EngineError",
     "ExitReason",
     "ExpectError",
+    "FloppyConfig",
     "HostError",
+    "ImageError",
     "Machine",
     "MachineConfig",
     "MemoryBackend",
+    "RemoteMachine",
     "Result",
     "VmError",
+    "WaitError",
+    "connect",
 ]
 
 _HOMES = {
+    "CdromConfig": "config",
     "ConfigError": "errors",
+    "DiskConfig": "config",
+    "DisplayConfig": "config",
     "EngineError": "errors",
     "ExitReason": "machine",
     "ExpectError": "char.memory",
+    "FloppyConfig": "config",
     "HostError": "errors",
+    "ImageError": "errors",
     "Machine": "machine",
     "MachineConfig": "config",
     "MemoryBackend": "char.memory",
+    "RemoteMachine": "control.remote",
     "Result": "machine",
     "VmError": "errors",
+    "WaitError": "display.screen",
+    "connect": "control.remote",
 }
 
 

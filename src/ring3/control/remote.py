@@ -285,6 +285,11 @@ class RemoteMachine:
         self.close()
 
 
+def connect(name: str) -> RemoteMachine:
+    """The machine of that name, which runs in another process."""
+    return RemoteMachine(name)
+
+
 def result_of(found: dict[str, Any]) -> Result:
     error = HostError(found["error"]) if found["error"] else None
     return Result(ExitReason(found["reason"]), found["code"], found["report"], error)

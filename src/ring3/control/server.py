@@ -80,6 +80,7 @@ class ControlServer:
             task.add_done_callback(partial(self._gone, connection))
 
     def _gone(self, connection: "Connection", _: "asyncio.Task[None]") -> None:
+        connection.close()              # here, because a task that is cancelled early never runs
         del self._connections[connection]
 
     def _make_room(self) -> bool:
@@ -103,15 +104,14 @@ class Connection:
         self.active_s = time.monotonic()
 
     async def run(self) -> None:
-        try:
+        with contextlib.suppress(OSError, TimeoutError):        # the client is gone, or too slow
             await self._read()
-        except (OSError, TimeoutError):
-            pass                        # the client is gone, or too slow
-        finally:
-            for task in self.requests:
-                task.cancel()
-            self._session.close()
-            self._socket.close()
+
+    def close(self) -> None:
+        for task in self.requests:
+            task.cancel()
+        self._session.close()
+        self._socket.close()
 
     async def _read(self) -> None:
         lines = Lines()
