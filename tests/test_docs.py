@@ -21,7 +21,8 @@ def examples() -> list[object]:
     for document in DOCUMENTS:
         for number, match in enumerate(EXAMPLE.finditer(document.read_text()), 1):
             code = match[1]
-            marks = [pytest.mark.guest, pytest.mark.timeout(600)] if "Machine(" in code else []
+            runs = "Machine(" in code or "ring3.start(" in code
+            marks = [pytest.mark.guest, pytest.mark.timeout(600)] if runs else []
             found.append(pytest.param(code, id=f"{document.name}-{number}", marks=marks))
     return found
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ring3.char.memory import ExpectError, MemoryBackend
     from ring3.config import CdromConfig, DiskConfig, DisplayConfig, FloppyConfig, MachineConfig
     from ring3.control.remote import RemoteMachine, connect
+    from ring3.control.spawn import start
     from ring3.display.screen import WaitError
     from ring3.errors import ConfigError, EngineError, HostError, ImageError, VmError
     from ring3.machine import ExitReason, Machine, Result
@@ -33,6 +34,7 @@ __all__ = [
     "VmError",
     "WaitError",
     "connect",
+    "start",
 ]
 
 _HOMES = {
@@ -54,6 +56,7 @@ _HOMES = {
     "VmError": "errors",
     "WaitError": "display.screen",
     "connect": "control.remote",
+    "start": "control.spawn",
 }
 
 

@@ -35,6 +35,7 @@ class Report(msgspec.Struct):
 
     error: str = ""                     # "": it runs
     kind: str = ""                      # of the error: "config", "host", "engine"
+    consoles: list[str] = []
 
 
 class Hosted:
@@ -123,7 +124,7 @@ def run(directory: Directory, config: MachineConfig, tell: "Teller") -> None:
         hosted.serve(machine)
         try:
             machine.start()
-            tell(Report())
+            tell(Report(consoles=machine.consoles()))
             result = machine.wait()
             assert result is not None       # only a timeout makes it None
             if result.report:

@@ -3,19 +3,50 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from ring3.config import MachineConfig, toml
+from ring3.config import MachineConfig, configure, replace, toml
+from ring3.control import home
 from ring3.control.home import Directory
 from ring3.control.host import Report
-from ring3.errors import ConfigError, EngineError, HostError
+from ring3.control.remote import RemoteMachine
+from ring3.errors import ConfigError, EngineError, HostError, VmError
 
 KINDS = {"config": ConfigError, "engine": EngineError}
 
 
-def start(directory: Directory, config: MachineConfig) -> int:
-    """The pid of the process in which the machine runs now."""
+def start(name: str, **settings: Any) -> RemoteMachine:
+    """Starts the machine of that name in the background; settings are for this run only.
+
+    Where there is no machine of that name, they make one for this run, which is gone when it ends.
+    """
+    launch(name, settings)
+    return RemoteMachine(name)
+
+
+def launch(name: str, settings: Mapping[str, Any]) -> Report:
+    """As `start`, for who only wants to know that it ran."""
+    directory = home.named(name)
+    config = toml.anchored(configure(settings), Path.cwd())
+    once = not directory.exists
+    if once:
+        directory.create(config, once=True)
+    else:
+        config = replace(directory.config(), {name: getattr(config, name) for name in settings})
+    try:
+        return spawn(directory, config)
+    except VmError:
+        if once and not directory.running:
+            directory.remove()
+        raise
+
+
+def spawn(directory: Directory, config: MachineConfig) -> Report:
+    """Returns once the machine runs, in a process of its own."""
     if directory.running:
         raise ConfigError(f"{directory.name} runs already")
     check_terminal(config)
@@ -46,7 +77,7 @@ def start(directory: Directory, config: MachineConfig) -> int:
         process.wait()
         raise KINDS.get(report.kind, HostError)(report.error)
     process.returncode = 0              # it is on its own now: no warning that nobody waited for it
-    return process.pid
+    return report
 
 
 def check_terminal(config: MachineConfig) -> None:
