@@ -501,6 +501,8 @@ def reset(bus: Bus, cfg: PcConfig) -> None:
             bus.devices["rtc"].set_cmos(index, value)
         if cfg.rom is None:
             post(bus)
+        if cfg.rom is None or cfg.flash is not None:
+            open_ide_channels(bus)          # OVMF expects them open
 
 
 def post(bus: Bus) -> None:
@@ -516,11 +518,16 @@ def post(bus: Bus) -> None:
     writes += config(ISA_BRIDGE, PM_FUNCTION, 0x40, PM_BASE | 1, 4)         # PMBA
     writes += config(ISA_BRIDGE, PM_FUNCTION, 0x80, 0x01, 1)                # PMREGMISC: decode it
     writes += config(ISA_BRIDGE, IDE_FUNCTION, 0x20, IDE_BUS_MASTERS | 1, 4)
-    for channel in range(2):
-        writes += config(ISA_BRIDGE, IDE_FUNCTION, IDETIM + 2 * channel, IDE_DECODE, 2)
     writes += config(ISA_BRIDGE, IDE_FUNCTION, 0x04, 0x0005, 2)
     for port, value, size in writes:
         bus.write_port(port, value, size)
+
+
+def open_ide_channels(bus: Bus) -> None:
+    for channel in range(2):
+        at = IDETIM + 2 * channel
+        for port, value, size in firmware_post.config_write(ISA_BRIDGE, IDE_FUNCTION, at, IDE_DECODE, 2):
+            bus.write_port(port, value, size)
 
 
 def acpi_platform(cfg: PcConfig) -> Platform:
