@@ -18,6 +18,7 @@ from ring3.devices.debugcon import DebugCon, PostCodes
 from ring3.devices.dma import I8237Pair
 from ring3.devices.face import WideRegisters
 from ring3.devices.flash import CfiFlash
+from ring3.devices.floppy import I82077AA, FloppyDrive
 from ring3.devices.fw_cfg import FwCfg
 from ring3.devices.hpet import Hpet
 from ring3.devices.i8042 import I8042
@@ -174,6 +175,25 @@ def virtio_regions(chip):
     return [(ConfigFace(chip), 256), *zip(chip.faces, (128, 4096, 0x4000), strict=True)]
 
 
+def floppy(clock):
+    dma = I8237Pair(Ram())
+    drives = [FloppyDrive("1.44M", FakeDrive(size_bytes=1_474_560)), FloppyDrive("1.2M", None)]
+    return I82077AA(clock, IrqLine(), dma.channel(2), drives)
+
+
+def any_floppy_command(fdc, rng):
+    """Out of reset, with its parameters: mostly one that touches the medium."""
+    fdc.write(2, 0x1C)
+    fdc.write(7, 0)
+    codes = (0xE6, 0xC5, 0x46, 0x45, 0x4D, 0x4A, 0x56, 0x42, 0x07, 0x0F, 0xCF, 0x03, 0x13, 0x08)
+    command = [rng.choice(codes), rng.choice((0, 0, 4, 1)), 0, 0, rng.randrange(20), 2, 18, 0x1B, 0xFF]
+    for byte in command[: rng.choice((2, 3, 6, 9))]:
+        fdc.write(5, byte)
+    for _ in range(rng.randrange(600)):
+        fdc.write(5, 0x55)
+        fdc.read(5)
+
+
 def buslogic():
     adapter = BusLogic(Ram(), IrqLine(), ignore, ignore)
     adapter.attach(0, ScsiDisk(FakeDrive(bytes(4096)), "0"))
@@ -320,6 +340,7 @@ DEVICES = {
             lambda console, rng: console.resize(rng.getrandbits(20), rng.getrandbits(20)),
         ),
     ),
+    "floppy": Device(floppy, itself(8), events=(any_floppy_command,)),
     "buslogic": Device(
         lambda clock: buslogic(),
         itself(4),

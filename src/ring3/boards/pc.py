@@ -506,12 +506,13 @@ def reset(bus: Bus, cfg: PcConfig) -> None:
 
 
 def post(bus: Bus) -> None:
-    """As the BIOS would leave it: A20 on, timer ticking, everything masked, PM at its base, PIRQs routed."""
+    """As the BIOS would leave it: A20 on, timer ticking, all masked, DMA cascaded, PM and PIRQs in place."""
     config = firmware_post.config_write
     level = 1 << SCI_IRQ | sum(1 << irq for irq in set(PIRQ_ROUTE))
     writes = [(0x92, 0x02, 1)]
     writes += firmware_post.interrupt_controllers(0x20, 0xA0, 0x4D0, level)
     writes += firmware_post.system_timer(0x40)
+    writes += firmware_post.dma_cascade(0xC0)
     for pirq, irq in enumerate(PIRQ_ROUTE):
         writes += config(ISA_BRIDGE, 0, 0x60 + pirq, irq, 1)
     writes += config(ISA_BRIDGE, PM_FUNCTION, 0x3C, SCI_IRQ, 1)

@@ -96,7 +96,7 @@ CHIP_VERSION = 0x90                     # 82077AA
 
 
 class Config:                           # CONFIGURE's second byte (§5.2.7)
-    THRESHOLD, NO_POLLING, NO_FIFO, IMPLIED_SEEK = 0x0F, 0x10, 0x20, 0x40
+    THRESHOLD, NO_FIFO, IMPLIED_SEEK = 0x0F, 0x20, 0x40
 
 
 class Stage:
@@ -382,15 +382,17 @@ class I82077AA:
         self._arm()
 
     def _leave_reset(self) -> None:
-        """The chip finds by polling that all four drives became ready, and says so (§6.5)."""
+        """The chip says that all four drives became ready (§6.5).
+
+        Linux turns polling off and waits for this interrupt after each reset all the same.
+        """
         s = self.state
         if not s.locked:
             s.config = s.config & ~(Config.THRESHOLD | Config.NO_FIFO) | Config.NO_FIFO
             s.precompensation_track = 0
-        if not s.config & Config.NO_POLLING:
-            s.interrupt = True
-            for number, drive in enumerate(s.drives):
-                drive.pending = St0.READY_CHANGED | number
+        s.interrupt = True
+        for number, drive in enumerate(s.drives):
+            drive.pending = St0.READY_CHANGED | number
 
     def reset(self) -> None:
         """The RESET pin; heads, media and their change lines stay as they are."""
@@ -695,6 +697,9 @@ class I82077AA:
         """After `count` sectors: the next ones, on the other side even, or the end of the command."""
         s, e = self.state, self.state.execution
         code = s.command[0] & Flag.CODE
+        if code == Op.FORMAT:
+            self._finish(0)
+            return
         last = self._last_sector()
         e.sector += e.count
         e.done += e.count
@@ -890,6 +895,6 @@ class I82077AA:
             trace.odd("floppy", "format with another layout than the medium's")
             self._finish(St1.NOT_WRITABLE)
             return
-        e.sector, e.count, e.ended = 1, medium.sectors, True
+        e.sector, e.count = 1, medium.sectors
         e.buffer[:] = bytes((s.command[5],)) * (medium.sectors * SECTOR)
         self._ask_to_write()

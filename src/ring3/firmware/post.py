@@ -58,6 +58,11 @@ def interrupt_controllers(primary: int, secondary: int, elcr: int, level: int) -
     return [*writes, (elcr, level & 0xFF, 1), (elcr + 1, level >> 8, 1)]
 
 
+def dma_cascade(secondary: int) -> list[PortWrite]:
+    """Channel 4 passes on what channels 0–3 ask for: cascade mode, not masked."""
+    return [(secondary + 0x16, 0xC0, 1), (secondary + 0x14, 0x00, 1)]
+
+
 def local_apic() -> list[tuple[int, int]]:
     """(register's offset, value): virtual wire mode, in which the 8259 pair's INTR comes in at LINT0.
 
