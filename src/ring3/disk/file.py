@@ -23,6 +23,7 @@ LOCK_REFUSED = (errno.EAGAIN, errno.EACCES)
 FLOCK = "hhqqi4x"                                   # struct flock: type, whence, start, length, pid
 PUNCH_HOLE, KEEP_SIZE = 0x02, 0x01                  # fallocate(2)
 READ_MAX = 1 << 30                                  # bytes: the kernel ends a longer read short
+NOW_MAX = 1 << 20                                   # bytes that a read at once may have
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -35,6 +36,7 @@ class HostFile:
         """`setting`: whose mistake a message speaks of."""
         self.path = Path(path)
         self.read_only = read_only
+        self._scratch = memoryview(bytearray(NOW_MAX))
         self.fd = _open(path, read_only, setting)
         try:
             _lock(self.fd, read_only, f"{setting}: {path}")
@@ -58,16 +60,20 @@ class HostFile:
 
     def read_now(self, offset: int, length: int) -> bytes | None:
         """From the host's page cache, if all of it is there."""
-        data = bytearray(length)
+        if length > NOW_MAX:
+            return None
+        scratch = self._scratch[:length]            # fresh memory each time would cost more than the copy
         try:
-            count = os.preadv(self.fd, [data], offset, os.RWF_NOWAIT)
+            count = os.preadv(self.fd, [scratch], offset, os.RWF_NOWAIT)
         except OSError:                             # EAGAIN: not there; or a file system that cannot tell
             return None
-        if count < length and offset + count < self.size_bytes:
+        if count == length:
+            return bytes(scratch)
+        if offset + count < self.size_bytes:
             return None
-        return bytes(data)
+        return bytes(scratch[:count]) + bytes(length - count)
 
-    def write(self, offset: int, data: bytes | memoryview) -> None:
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         view = memoryview(data)
         end = offset + len(view)
         while view:

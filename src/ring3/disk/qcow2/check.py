@@ -1,0 +1,91 @@
+"""Counting what a qcow2 image refers to: to check its refcounts, and to make them anew where they are dirty.
+
+An image with lazy refcounts whose writer was stopped has its dirty bit set; before it is written again all
+counts are made from the tables, into a new refcount table at the end of the file, and the header then points
+there in one write.
+"""
+
+from array import array
+from dataclasses import dataclass
+
+from ring3.disk.qcow2.image import COMPRESSED, OFFSET, Qcow2
+from ring3.disk.qcow2.table import Table, read_table
+from ring3.errors import ImageError
+
+
+@dataclass(frozen=True)
+class Check:
+    leaks: int                          # clusters counted more often than used
+    errors: int                         # … less often: they would be overwritten
+
+
+def references(image: Qcow2) -> "array[int]":
+    """How often each cluster of the file is referred to, refcount structures left out."""
+    header, size = image.header, image.header.cluster_bytes
+    counts = array("Q", bytes(8 * image.refcounts.end))
+
+    def use(offset: int, length: int) -> None:
+        last = -(-(offset + length) // size)
+        if last > len(counts):
+            raise ImageError(f"is damaged: it refers to byte {offset}, beyond the file's end")
+        for cluster in range(offset // size, last):
+            counts[cluster] += 1
+
+    def use_tables(l1: Table) -> None:
+        for entry in l1:
+            offset = entry & OFFSET
+            if offset:
+                use(offset, size)
+                for cluster in read_table(image.file, offset, size // 8):
+                    use_cluster(cluster)
+
+    def use_cluster(entry: int) -> None:
+        if entry & COMPRESSED:
+            offset, length = image._compressed_extent(entry)
+            use(offset, min(length, max(image.file.size_bytes - offset, 1)))
+        elif entry & OFFSET and image.data is image.file:
+            use(entry & OFFSET, size)
+
+    use(0, size)
+    use(header.l1_offset, header.l1_entries * 8)
+    use_tables(read_table(image.file, header.l1_offset, header.l1_entries))
+    if header.snapshots:
+        use(header.snapshots_offset, image.snapshot_table_end() - header.snapshots_offset)
+        for snapshot in image.snapshots():
+            use(snapshot.l1_offset, snapshot.l1_entries * 8)
+            use_tables(read_table(image.file, snapshot.l1_offset, snapshot.l1_entries))
+    return counts
+
+
+def check(image: Qcow2) -> Check:
+    counts, refcounts, size = references(image), image.refcounts, image.header.cluster_bytes
+    table_first = image.header.refcount_table_offset // size
+    for cluster in range(table_first, table_first + image.header.refcount_table_clusters):
+        counts[cluster] += 1
+    for entry in refcounts.table:
+        if entry:
+            counts[entry // size] += 1
+    pairs = [(refcounts.get(cluster), used) for cluster, used in enumerate(counts)]
+    return Check(sum(stored > used for stored, used in pairs), sum(stored < used for stored, used in pairs))
+
+
+def rebuild(image: Qcow2) -> None:
+    """New refcounts for all of the image; then it is clean."""
+    header, size = image.header, image.header.cluster_bytes
+    per_block = size * 8 // header.refcount_bits
+    counts = references(image)
+    first = len(counts)
+    blocks = tables = 0
+    while True:                         # the new structures count themselves
+        total = first + blocks + tables
+        need_blocks = -(-total // per_block)
+        need_tables = -(-need_blocks * 8 // size)
+        if (need_blocks, need_tables) == (blocks, tables):
+            break
+        blocks, tables = need_blocks, need_tables
+    counts.extend([1] * (blocks + tables))
+    image.refcounts.replace(counts, first, blocks, tables)
+    image.file.flush()
+    image._write_header_refcounts()
+    image.file.flush()
+    image.mark_clean()
