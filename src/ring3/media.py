@@ -119,10 +119,13 @@ def open_slot(slot: Slot) -> Image:
         image: Image = slot.path
         return image
     read_only = True if isinstance(slot, CdromConfig) else slot.readonly
-    known = slot.format if isinstance(slot, DiskConfig) else "raw"
-    image = open_image(
-        slot.path, read_only=read_only, format=None if known == "auto" else known, setting=slot.KIND
-    )
+    if isinstance(slot, DiskConfig):
+        known = None if slot.format == "auto" else slot.format
+        return open_image(
+            slot.path, read_only=read_only, format=known, snapshot=slot.snapshot or None,
+            backing_anywhere=slot.backing_anywhere,
+        )
+    image = open_image(slot.path, read_only=read_only, format="raw", setting=slot.KIND)
     if isinstance(slot, FloppyConfig) and medium_of(image.size_bytes) is None:
         image.close()
         raise ConfigError(f"floppy: {slot.path} is larger than any diskette: give an image of at most 2.88M")

@@ -43,7 +43,7 @@ class Drive:
 
 @dataclass(frozen=True)
 class DiskConfig(Drive):
-    """`path[,bus=ide|scsi|ahci|virtio][,readonly][,format=raw|…][,mode=…]`"""
+    """`path[,bus=ide|scsi|ahci|virtio][,readonly][,format=…][,mode=…][,snapshot=…][,backing_anywhere]`"""
 
     KIND = "disk"
     path: Any
@@ -51,6 +51,8 @@ class DiskConfig(Drive):
     readonly: bool = False
     format: str = "auto"                # auto: what the file looks like
     mode: Mode = "persistent"
+    snapshot: str = ""                  # an internal one of the image, to be read
+    backing_anywhere: bool = False      # names in the image may lead out of its directory
 
     def __post_init__(self) -> None:
         super().__post_init__()
