@@ -52,6 +52,11 @@ class Inlet:
         except RuntimeError:            # the loop is closed: the machine is gone
             self.close()
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that the device hasn't taken yet."""
+        return len(self._pending)
+
     def wait_for_space(self) -> bool:
         """Waits until less than LIMIT bytes wait; False once closed."""
         with self._changed:
