@@ -11,7 +11,7 @@ import pytest
 from console_fakes import fake_machine
 from ring3.display.rfb.hub import Hub
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 def wait_until(condition, what="it", patience_s=PATIENCE_S):

@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src/ring3"
 LAYERS = (                              # lowest first; members of one line don't import each other
     {"errors", "trace"},
     {"config"},
-    {"irq", "clock", "state", "char", "disk", "display", "audio"},
+    {"irq", "clock", "state", "char", "disk", "audio"},
+    {"display"},
     {"devices"},
     {"bus"},
     {"firmware", "vcpu", "report"},

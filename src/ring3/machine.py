@@ -36,11 +36,13 @@ from ring3.boards import pc
 from ring3.bus import Bus, Pins
 from ring3.char import CharBackend, open_backend
 from ring3.char.memory import MemoryBackend
+from ring3.char.tap import Tap
 from ring3.clock import NS_PER_S, HostClock
 from ring3.config import File, MachineConfig, configure
 from ring3.devices.video.source import VgaSource
 from ring3.display.glyphs import find_fonts
 from ring3.display.input import Keyboard, Mouse
+from ring3.display.open import Consoles, face_of
 from ring3.display.screen import Screen
 from ring3.errors import ConfigError, EngineError, HostError, VmError
 from ring3.firmware import acpi, boot, e820, initrd, post, rom
@@ -85,13 +87,20 @@ class Machine:
         self,
         config: MachineConfig | None = None,
         *,
+        name: str = "ring3",
         menu: Mapping[str, Callable[[], None]] | None = None,
+        auto_display: str = "none",
         **settings: Any,
     ) -> None:
-        """From a MachineConfig or from its fields by name.  `menu`: see ring3.char.open_backend."""
+        """From a MachineConfig or from its fields by name.
+
+        `name`: for consoles' titles.  `menu`: see ring3.char.open_backend.  `auto_display`: what display
+        "auto" stands for (ring3.display.open.auto_kind); a program's own machines have none.
+        """
         if config is not None and settings:
             raise ConfigError("give Machine a MachineConfig or settings, not both")
         self.config = config if config is not None else configure(settings)
+        self.name = name
         kernel = load_kernel(self.config) if self.config.starts_with == "kernel" else None
         native = import_native()
         self._changed = threading.Condition()
@@ -113,7 +122,9 @@ class Machine:
         self.audio = Broadcast()        # for consoles: `vm.audio.listen(…)`
         self._audio_sink: AudioSink = NoAudio()
         self.serial: list[Any] = open_lines(self.config.serial_ports, menu)
+        self._taps = [Tap(backend) for backend in self.serial]
         self.virtio_consoles: list[Any] = []
+        self._consoles: Consoles | None = None
         self.firmware_log: list[Any] = []
         self.roms: Roms | None = None
         try:
@@ -121,6 +132,7 @@ class Machine:
             self.virtio_consoles = open_lines(self.config.virtio_consoles, menu)
             self._build()
             self._power_on(kernel)
+            self._open_consoles(native, auto_display)
         except BaseException:
             self._close_backends()
             raise
@@ -144,7 +156,7 @@ class Machine:
         self.media = Media(self.bus.lock, self._device_error)
         self._pc = pc.PcConfig(
             memory=config.memory_bytes,
-            serial=self.serial,
+            serial=self._taps,
             rtc_start_unix_s=int(time.time()) if start_unix_s is None else start_unix_s,
             debug_exit_port=config.debug_exit_port,
             disks=self.media.disks(config),
@@ -178,6 +190,12 @@ class Machine:
         if vga is not None:
             fonts = find_fonts(self._pc.option_roms.get(pc.VGA_ROM, b""))
             self._screen = Screen(VgaSource(vga, self.bus.lock, fonts))
+
+    def _open_consoles(self, native: Any, auto_display: str) -> None:
+        displays = self.config.displays
+        if self._screen is not None or any(display.kind not in ("auto", "none") for display in displays):
+            face = face_of(self, self.name, native, self._taps, self.audio)
+            self._consoles = Consoles(face, displays, auto=auto_display)
 
     def _build_input(self) -> None:
         """The first device that the guest uses counts: VMware's pointer before USB before PS/2."""
@@ -240,6 +258,8 @@ class Machine:
             self._attach_lines(self._loop)
             if self._screen is not None:
                 self._loop.call(self._screen.attach, self._loop.loop)
+            if self._consoles is not None:
+                self._consoles.start(self._loop.loop)
         except BaseException:
             self._close()
             raise
@@ -252,7 +272,8 @@ class Machine:
         self._thread.start()
 
     def _attach_lines(self, loop: "EventLoopThread") -> None:
-        lines = [(f"com{number}", backend) for number, backend in enumerate(self.serial, start=1)]
+        lines: list[tuple[str, CharBackend]] = []
+        lines += [(f"com{number}", tap) for number, tap in enumerate(self._taps, start=1)]
         lines += [(f"virtio_console{number}", each) for number, each in enumerate(self.virtio_consoles)]
         lines += [("debugcon", backend) for backend in self.firmware_log]
         for name, backend in lines:
@@ -341,7 +362,12 @@ class Machine:
 
     def consoles(self) -> list[str]:
         """Where the consoles that run can be reached."""
-        return []
+        return self._consoles.where() if self._consoles is not None else []
+
+    def restore_terminal(self) -> None:
+        """As a terminal console found it; for a process that ends without `stop`."""
+        if self._consoles is not None:
+            self._consoles.restore_terminal()
 
     def insert(self, drive: str, path: str | os.PathLike[str], *, readonly: bool = False) -> None:
         """Puts a medium into a drive, in the place of what is in it."""
@@ -467,13 +493,17 @@ class Machine:
         if self._timers is not None:
             self._timers.stop()
         if self._loop is not None:
+            if self._consoles is not None:
+                self._consoles.stop()
             if self._screen is not None:
                 self._loop.call(self._screen.close)
             self._loop.stop()
         self._close_backends()
 
     def _close_backends(self) -> None:
-        for backend in (*self.serial, *self.virtio_consoles, *self.firmware_log, self._audio_sink):
+        if self._consoles is not None:
+            self._consoles.close()
+        for backend in (*self._taps, *self.virtio_consoles, *self.firmware_log, self._audio_sink):
             backend.close()
         if self.roms is not None:
             self.roms.close()

@@ -1,12 +1,12 @@
 """The browser console in a real Chromium, with noVNC and xterm.js as they are."""
 
 import os
-import threading
 from pathlib import Path
 
 import pytest
 
 from console_server import LoopThread, program, wait_until
+from ring3.audio.stream import Broadcast
 from ring3.display.screen import Rect
 from ring3.display.web import assets
 
@@ -16,17 +16,6 @@ pytestmark = [
                        reason="no noVNC or xterm.js: scripts/web fetches them"),
 ]
 WIDTH, HEIGHT = 640, 400
-
-
-class FakeSound:
-    rate_hz = 44100
-
-    def __init__(self):
-        self.listeners = []
-
-    def listen(self, callback):
-        self.listeners.append(callback)
-        return lambda: self.listeners.remove(callback)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +34,7 @@ def chromium():
 def console():
     from ring3.display.web.server import BrowserConsole
     thread = LoopThread(WIDTH, HEIGHT)
-    thread.machine.sound = FakeSound()
+    thread.machine.sound = Broadcast()
     thread.call(thread.machine.screen.draw, Rect(0, 0, WIDTH, HEIGHT), 0x203040)
     for number, colour in enumerate((0xFF0000, 0x00FF00, 0x0000FF)):
         thread.call(thread.machine.screen.draw, Rect(200 * number, 100, 120, 120), colour)
@@ -204,11 +193,13 @@ def test_sound_is_played(page, console):
     page.click("#sound")
     page.wait_for_selector("#sound[aria-pressed=true]")
     sound = console.machine.sound
-    settled(page, lambda: sound.listeners, "the listener")
-    for callback in sound.listeners:
-        threading.Thread(target=callback, args=(bytes(4 * 4410),)).start()
+    settled(page, lambda: sound._listeners, "the listener")
+    streams = [sound.open(44100, 2, 2), sound.open(11025, 1, 1)]
+    for stream in streams:
+        stream.write(bytes(20_000))
+    streams[1].close()
     page.click("#sound")
-    settled(page, lambda: not sound.listeners, "the end of listening")
+    settled(page, lambda: not sound._listeners, "the end of listening")
 
 
 def test_full_screen_and_scaling(page, console):

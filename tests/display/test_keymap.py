@@ -44,7 +44,7 @@ def test_every_key_that_goes_down_comes_up(layout):
     assert not held
 
 
-@pytest.mark.parametrize("layout", set(LAYOUTS) - {"ru"})
+@pytest.mark.parametrize("layout", sorted(set(LAYOUTS) - {"ru"}))
 def test_every_layout_types_ascii(layout):
     for character in map(chr, range(32, 127)):
         assert key_events(character, layout)

@@ -1,5 +1,6 @@
 """The terminal console on a pseudo-terminal, drawn by a small terminal of our own."""
 
+import codecs
 import fcntl
 import os
 import pty
@@ -29,6 +30,8 @@ class SmallTerminal:
         self.cursor_shown = True
         self.other_screen = False
         self.style = "0"
+        self.decoder = codecs.getincrementaldecoder("utf-8")()
+        self.rest = ""
 
     def resize(self, columns, rows):
         fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
@@ -44,10 +47,11 @@ class SmallTerminal:
         data = b""
         while select.select([self.master], [], [], 0)[0]:
             data += os.read(self.master, 65536)
-        text = data.decode()
-        at = 0
+        text, at = self.rest + self.decoder.decode(data), 0
         while at < len(text):
             match = self.SEQUENCE.match(text, at)
+            if text[at] == "\x1b" and not match:
+                break                   # the rest of it comes with the next bytes
             if match:
                 self.obey(*match.groups())
                 at = match.end()
@@ -56,6 +60,7 @@ class SmallTerminal:
                 self.styles[self.x, self.y] = self.style
                 self.x = min(self.x + 1, self.columns - 1)
                 at += 1
+        self.rest = text[at:]
         return self
 
     def obey(self, parameters, final):
@@ -99,9 +104,7 @@ def machine():
 
 @pytest.fixture
 def console(machine, terminal):
-    machine.menu = []
-    menu = {name: lambda name=name: machine.menu.append(name) for name in ("quit", "reset", "pause")}
-    console = TerminalConsole(machine, menu, stdin_fd=terminal.slave, stdout_fd=terminal.slave)
+    console = TerminalConsole(machine, stdin_fd=terminal.slave, stdout_fd=terminal.slave)
     console.start()
     yield console
     console.stop()
@@ -110,7 +113,7 @@ def console(machine, terminal):
 def test_pipes_are_no_terminal(machine):
     read, write = os.pipe()
     with pytest.raises(ConfigError, match="are no terminal: give --display browser or vnc"):
-        TerminalConsole(machine, {}, stdin_fd=read, stdout_fd=write)
+        TerminalConsole(machine, stdin_fd=read, stdout_fd=write)
     os.close(read)
     os.close(write)
 
@@ -159,15 +162,20 @@ def test_the_menu(console, terminal, machine):
     terminal.type(b"\x1d")
     wait_until(lambda: terminal.read().text[24].startswith("Ctrl-]: q quit"), "the menu")
     terminal.type(b"r")
-    wait_until(lambda: machine.menu == ["reset"], "the reset")
+    wait_until(lambda: machine.power.calls == ["reset"], "the reset")
     wait_until(lambda: terminal.read().text[24] == "", "the menu's end")
+    terminal.type(b"\x1dp")
+    wait_until(lambda: terminal.read().text[24].startswith("paused: "), "the pause")
+    assert machine.power.paused
+    terminal.type(b"\x1dp")
+    wait_until(lambda: not machine.power.paused, "the machine")
     terminal.type(b"\x1d]")
     wait_until(lambda: ("press", "ctrl-rbracket") in machine.keyboard.events, "Ctrl-]")
 
 
 def test_the_terminal_is_left_as_it_was(machine, terminal):
     before = termios.tcgetattr(terminal.slave)
-    console = TerminalConsole(machine, {}, stdin_fd=terminal.slave, stdout_fd=terminal.slave)
+    console = TerminalConsole(machine, stdin_fd=terminal.slave, stdout_fd=terminal.slave)
     console.start()
     wait_until(lambda: terminal.read().other_screen, "the other screen")
     assert termios.tcgetattr(terminal.slave) != before

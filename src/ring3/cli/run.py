@@ -23,6 +23,7 @@ from ring3.cli.stats import report
 from ring3.config import MachineConfig, configure, replace, toml
 from ring3.control import home
 from ring3.control.host import Hosted, claim
+from ring3.display.open import auto_kind
 from ring3.errors import ConfigError, HostError
 from ring3.machine import ExitReason, Machine, Result
 
@@ -49,8 +50,11 @@ def command(name: str | None, stats: bool, traced: bool, **flags: Any) -> int:
     With nothing to boot: the embedded guest.  To leave: Ctrl-] then q.
     """
     config = configure(said(flags))
-    if "serial" not in said(flags) and config.starts_with == "kernel":
+    terminal = any(display.kind == "terminal" for display in config.displays)
+    if "serial" not in said(flags) and config.starts_with == "kernel" and not terminal:
         config = replace(config, {"serial": "stdio"})       # a kernel without firmware talks there, if at all
+    if terminal and "stdio" in config.serial_ports:
+        raise ConfigError("display: terminal and --serial stdio both want this terminal: give one of them")
     if traced:
         trace.enable(lambda line: click.echo(f"trace: {line}", err=True))
     return Session(config, name).run(stats)
@@ -86,7 +90,10 @@ class Session:
         menu = {"quit": self.quit, "reset": self.reset, "pause": self.pause_or_resume}
         self.hosted = host(config, name)
         try:
-            self.machine = Machine(config, menu=menu)
+            # With a serial port in this terminal, that is the console.
+            auto = "none" if "stdio" in config.serial_ports else auto_kind(os.environ)
+            name = self.hosted.name if self.hosted is not None else stem(config)
+            self.machine = Machine(config, name=name, menu=menu, auto_display=auto)
         except BaseException as error:
             self.finish(error)
             raise
@@ -97,7 +104,11 @@ class Session:
             try:
                 if self.hosted is not None:
                     self.hosted.serve(self.machine)
-                result = self.machine.run()
+                self.machine.start()
+                for place in self.machine.consoles():
+                    click.echo(place, err=True)
+                result = self.machine.wait()
+                assert result is not None       # only a timeout makes it None
                 self.finish(result)
             except BaseException as error:
                 self.finish(error)
@@ -165,4 +176,5 @@ class Session:
         for backend in self.machine.serial:
             if isinstance(backend, Stdio):
                 backend.restore_terminal()
+        self.machine.restore_terminal()
         os._exit(BY_SIGNAL + (self.signal or signal.SIGKILL))

@@ -119,7 +119,7 @@ def ending_of(end: Result | BaseException) -> Ending:
 def run(directory: Directory, config: MachineConfig, tell: "Teller") -> None:
     """One run of a machine in the background."""
     with Hosted(directory) as hosted:
-        machine = Machine(config)
+        machine = Machine(config, name=hosted.name, auto_display="browser")
         with_signals(machine)
         hosted.serve(machine)
         try:

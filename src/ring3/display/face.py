@@ -95,12 +95,30 @@ class SerialLine(Protocol):
         """Types it."""
 
 
+class SoundChunk(Protocol):
+    """ring3.audio.stream.Chunk."""
+
+    @property
+    def stream(self) -> int: ...
+
+    @property
+    def rate_hz(self) -> int: ...
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def sample_bytes(self) -> int: ...
+
+    @property
+    def frames(self) -> bytes: ...
+
+
 class SoundSource(Protocol):
-    """What the machine plays: 16-bit samples, little-endian, left and right in turn."""
+    """What the machine plays: ring3.audio.stream.Broadcast."""
 
-    rate_hz: int
-
-    def listen(self, callback: Callable[[bytes], None]) -> Callable[[], None]: ...
+    def listen(self, listener: Callable[[Any], None]) -> Callable[[], None]:
+        """Calls back with SoundChunks, under the machine lock; returns what ends that."""
 
 
 class Codec(Protocol):
@@ -123,5 +141,5 @@ class Face(Protocol):
     mouse: Mouse
     power: Power
     serial_lines: Sequence[SerialLine]
-    sound: SoundSource | None
+    sound: SoundSource | None           # None: the machine has no sound card
     codec: Codec

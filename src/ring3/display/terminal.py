@@ -12,7 +12,7 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from ring3.char.escape import HELP, MENU, Command, EscapeFilter
 from ring3.char.reader import Reader
@@ -38,15 +38,11 @@ HELP_LINE = " | ".join(line.partition(":")[0] for line in HELP.splitlines())
 
 
 class TerminalConsole:
-    """`menu` has what the keys after Ctrl-] do: "quit", "reset", "pause"."""
-
-    def __init__(self, face: Face, menu: Mapping[str, Callable[[], None]], *,
-                 stdin_fd: int = 0, stdout_fd: int = 1) -> None:
+    def __init__(self, face: Face, *, stdin_fd: int = 0, stdout_fd: int = 1) -> None:
         if not (os.isatty(stdin_fd) and os.isatty(stdout_fd)):
             raise ConfigError("display terminal: standard input and output are no terminal: "
                               "give --display browser or vnc")
         self._face = face
-        self._menu = menu
         self._stdin, self._stdout = stdin_fd, stdout_fd
         self._canvas = Canvas(*os.get_terminal_size(stdout_fd), colours_of(os.environ))
         self._keys = KeyParser()
@@ -59,7 +55,7 @@ class TerminalConsole:
         self._terminal: RawTerminal | None = None
         self._unwatch: Callable[[], None] = lambda: None
 
-    def announcement(self) -> str:
+    def where(self) -> str:
         return ""
 
     def start(self) -> None:
@@ -175,8 +171,20 @@ class TerminalConsole:
                 self._say(MENU)
             case Command.HELP:
                 self._say(HELP_LINE)
-            case _:
-                self._menu.get(command.value, lambda: None)()
+            case Command.QUIT:
+                self._face.power.quit()
+            case Command.RESET:
+                self._face.power.reset()
+            case Command.PAUSE:
+                self._pause_or_resume()
+
+    def _pause_or_resume(self) -> None:
+        power = self._face.power
+        if power.paused:
+            power.resume()
+        else:
+            power.pause()
+            self._say("paused: Ctrl-] p to let it run on")
 
     def _say(self, message: str) -> None:
         """In the last line, until the next key."""

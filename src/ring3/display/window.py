@@ -70,7 +70,7 @@ class WindowConsole:
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="window", daemon=True)
 
-    def announcement(self) -> str:
+    def where(self) -> str:
         return ""
 
     def start(self) -> None:

@@ -156,16 +156,16 @@ class RfbServer:
 
     @property
     def address(self) -> str:
-        """As viewers want it: HOST::PORT is understood by all of them, HOST:PORT by most."""
+        """HOST:PORT (viewers want it as HOST::PORT), or unix:PATH."""
         if self._path:
             return f"unix:{self._path}"
         host, port = self.socket.getsockname()[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
-    def announcement(self) -> str:
-        """The line that tells the user where it is."""
-        secret = f", password {self.password}" if self.made_password else ""
-        return f"VNC: {self.address}{secret}"
+    def where(self) -> str:
+        """What tells the user; a password of his own is not shown."""
+        secret = f" (password {self.password})" if self.made_password else ""
+        return f"vnc://{self.address}{secret}"
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()

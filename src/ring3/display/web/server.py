@@ -65,8 +65,9 @@ class BrowserConsole:
             host = "localhost"
         return f"http://{f'[{host}]' if ':' in host else host}:{port}/?token={self.token}"
 
-    def announcement(self) -> str:
-        return f"Console: {self.url}"
+    def where(self) -> str:
+        """What tells the user."""
+        return self.url
 
     async def start(self) -> None:
         self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.5)

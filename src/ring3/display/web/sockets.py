@@ -6,19 +6,20 @@ A browser that is slow or stops reading costs a bounded number of bytes: the scr
 
 import asyncio
 import contextlib
+import struct
 import threading
 from collections import deque
 from collections.abc import Callable
 
 from aiohttp import ClientConnectionError, WSMsgType, web
 
-from ring3.display.face import Face, Mouse, SerialLine, SoundSource
+from ring3.display.face import Face, Mouse, SerialLine, SoundChunk, SoundSource
 from ring3.display.rfb.hub import Hub, Viewer
 from ring3.display.rfb.server import HIGH_WATER
 
 SERIAL_MAX = 1 << 20                    # bytes of output that wait for a browser
-SOUND_MAX_S = 0.5                       # sound that waits for a browser
-SOUND_FRAME = 4                         # bytes: left and right, 16 bits each
+SOUND_MAX = 1 << 16                     # bytes of sound that wait for a browser: some 0.3 s
+SOUND_HEAD = struct.Struct("<IIHH")     # before a chunk's frames: stream, rate, channels, bytes of a sample
 
 
 class Outbox:
@@ -132,17 +133,17 @@ async def carry_serial(line: SerialLine, socket: web.WebSocketResponse, *, view_
 
 
 async def carry_sound(source: SoundSource, socket: web.WebSocketResponse) -> None:
-    """Samples as they are played; the page knows the rate from the machine's state."""
+    """Chunks as they are played; the page makes one sound of all streams."""
     loop, outbox = asyncio.get_running_loop(), Outbox(socket)
-    limit = int(source.rate_hz * SOUND_MAX_S) * SOUND_FRAME
 
     def put(data: bytes) -> None:
         outbox.put(data)
-        outbox.drop_beyond(limit)
+        outbox.drop_beyond(SOUND_MAX)
 
-    def played(data: bytes) -> None:
+    def played(chunk: SoundChunk) -> None:
+        head = SOUND_HEAD.pack(chunk.stream, chunk.rate_hz, chunk.channels, chunk.sample_bytes)
         with contextlib.suppress(RuntimeError):         # the loop is closed
-            loop.call_soon_threadsafe(put, data)
+            loop.call_soon_threadsafe(put, head + chunk.frames)
 
     unlisten = source.listen(played)
     try:
@@ -170,7 +171,7 @@ def state_of(face: Face, *, view_only: bool, serial: bool) -> dict[str, object]:
         "absolute": face.mouse.absolute,
         "drives": dict(face.power.drives()),
         "serial": len(face.serial_lines) if serial else 0,
-        "sound": face.sound.rate_hz if face.sound else 0,
+        "sound": face.sound is not None,
         "layout": face.keyboard.layout,
         "view_only": view_only,
     }

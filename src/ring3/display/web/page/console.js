@@ -132,7 +132,7 @@ $("sound").onclick = async () => {
         sound.close();
         sound = null;
     } else {
-        sound = await openSound(state.sound);
+        sound = await openSound();
     }
     $("sound").setAttribute("aria-pressed", String(Boolean(sound)));
     $("sound").querySelector("use").setAttribute("href", sound ? "#i-sound" : "#i-mute");

@@ -1,7 +1,7 @@
-// The machine's sound: 16-bit stereo samples from a WebSocket to an AudioWorklet.
+// The machine's sound: chunks of samples from a WebSocket to an AudioWorklet.
 
-export async function openSound(rate) {
-    const context = new AudioContext({ sampleRate: rate, latencyHint: "interactive" });
+export async function openSound() {
+    const context = new AudioContext({ latencyHint: "interactive" });
     await context.audioWorklet.addModule("/page/player.js");
     const player = new AudioWorkletNode(context, "player", { outputChannelCount: [2] });
     player.connect(context.destination);
