@@ -19,7 +19,7 @@ from types import FrameType, TracebackType
 
 import msgspec
 
-from ring3.config import MachineConfig, toml
+from ring3.config import MachineConfig, replace, toml
 from ring3.control import home, lock
 from ring3.control.home import Directory, Ending, State
 from ring3.control.server import ServerThread
@@ -119,6 +119,7 @@ def ending_of(end: Result | BaseException) -> Ending:
 def run(directory: Directory, config: MachineConfig, tell: "Teller") -> None:
     """One run of a machine in the background."""
     with Hosted(directory) as hosted:
+        config = with_own_files(directory, config)
         machine = Machine(config, name=hosted.name, auto_display="browser")
         with_signals(machine)
         hosted.serve(machine)
@@ -133,6 +134,13 @@ def run(directory: Directory, config: MachineConfig, tell: "Teller") -> None:
         except BaseException as error:
             hosted.finish(error)
             raise
+
+
+def with_own_files(directory: Directory, config: MachineConfig) -> MachineConfig:
+    """What firmware keeps is kept with the machine, unless the user has said where."""
+    if config.starts_with == "uefi" and not config.uefi_variables and not directory.once:
+        return replace(config, {"uefi_variables": str(directory.path / "uefi-variables")})
+    return config
 
 
 def with_signals(machine: Machine) -> None:
