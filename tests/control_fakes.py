@@ -52,6 +52,9 @@ class FakeMachine:
     def consoles(self):
         return ["http://127.0.0.1:8006/"]
 
+    def open_console(self, display):
+        return f"{display.kind}://{display.address}"
+
     def pause(self):
         self.paused = True
 

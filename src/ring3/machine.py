@@ -38,7 +38,7 @@ from ring3.char import CharBackend, open_backend
 from ring3.char.memory import MemoryBackend
 from ring3.char.tap import Tap
 from ring3.clock import NS_PER_S, HostClock
-from ring3.config import File, MachineConfig, configure
+from ring3.config import DisplayConfig, File, MachineConfig, configure
 from ring3.devices.video.source import VgaSource
 from ring3.display.glyphs import find_fonts
 from ring3.display.input import Keyboard, Mouse
@@ -363,6 +363,12 @@ class Machine:
     def consoles(self) -> list[str]:
         """Where the consoles that run can be reached."""
         return self._consoles.where() if self._consoles is not None else []
+
+    def open_console(self, display: DisplayConfig) -> str:
+        """One more, while it runs; where it can be reached."""
+        if self._consoles is None:
+            raise ConfigError("display: this machine has no screen")
+        return self._consoles.open(display)
 
     def restore_terminal(self) -> None:
         """As a terminal console found it; for a process that ends without `stop`."""

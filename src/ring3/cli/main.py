@@ -13,6 +13,7 @@ import click
 from ring3.errors import ConfigError, EngineError, VmError
 
 VERBS = {                               # verb -> its one-line help; the module is ring3.cli.<verb>
+    "attach": "Show the screen in this terminal.",
     "config": "Print a machine's description.",
     "doctor": "Say what of this host Ring3 can use, and what is missing.",
     "eject": "Take a CD or diskette out of a drive.",
@@ -33,6 +34,7 @@ VERBS = {                               # verb -> its one-line help; the module 
     "stop": "Press the power button, or pull the plug.",
     "text": "Print the text on the screen.",
     "type": "Type text.",
+    "view": "Open a console.",
     "wait": "Wait for text on the screen.",
 }
 

@@ -8,13 +8,13 @@ import asyncio
 import base64
 import io
 from collections.abc import Callable
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 
 from ring3 import errors
 from ring3.char.memory import MemoryBackend
-from ring3.config import toml
+from ring3.config import DisplayConfig, toml
 from ring3.control import protocol
 from ring3.control.protocol import RpcError
 from ring3.machine import Machine, Result
@@ -116,12 +116,21 @@ class ScreenText(Params):
 class Type(Params):
     text: Text
     layout: str | None = None
+    wait: bool = True                   # for the guest to take it
     timeout_s: Seconds = 60.0
 
 
 class Press(Params):
     keys: Annotated[list[Annotated[str, msgspec.Meta(max_length=100)]], msgspec.Meta(max_length=1000)]
+    wait: bool = True
     timeout_s: Seconds = 60.0
+
+
+class OpenConsole(Params):
+    kind: Literal["browser", "vnc"] = "browser"
+    address: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+    password: Annotated[str, msgspec.Meta(max_length=1000)] = ""
+    view_only: bool = False
 
 
 class Key(Params):
@@ -231,6 +240,12 @@ async def wait(session: Session, params: Wait) -> dict[str, Any] | None:
     return {"reason": end.reason.value, "code": end.code, "report": end.report, "error": None}
 
 
+def open_console(session: Session, params: OpenConsole) -> str:
+    """Where it can be reached."""
+    display = DisplayConfig(params.kind, params.address, params.password, params.view_only)
+    return session.machine.open_console(display)
+
+
 # --- drives ---
 
 
@@ -247,13 +262,23 @@ def eject(session: Session, params: Eject) -> None:
 
 async def screen_text(session: Session, params: ScreenText) -> dict[str, Any]:
     """The text, and the number of the change it has; with `after`, once there is a later one."""
+    change = await next_change(session, params)
+    text = await session.loop.run_in_executor(None, session.machine.screen.text)
+    return {"text": text, "change": change, "ended": session.host.ended.done()}
+
+
+async def screen_changes(session: Session, params: ScreenText) -> dict[str, Any]:
+    """As `screen.text`, without the text."""
+    return {"change": await next_change(session, params), "ended": session.host.ended.done()}
+
+
+async def next_change(session: Session, params: ScreenText) -> int:
+    """The number of the newest change; what is read after that may be newer, never older."""
     session.watch_screen()
     waits = params.after is not None and params.after <= session.screen.count
     if waits and not session.host.ended.done():
         await session.screen.after(params.after or 0, params.timeout_s)
-    change = session.screen.count       # before the text is read: it may be newer, never older
-    text = await session.loop.run_in_executor(None, session.machine.screen.text)
-    return {"text": text, "change": change, "ended": session.host.ended.done()}
+    return session.screen.count
 
 
 def screen_size(session: Session, _: Nothing) -> tuple[int, int]:
@@ -283,11 +308,12 @@ def screen_cells(session: Session, _: Nothing) -> dict[str, Any] | None:
 
 
 def keyboard_type(session: Session, params: Type) -> None:
-    session.machine.keyboard.type(params.text, params.layout, timeout_s=params.timeout_s)
+    options: dict[str, Any] = {"wait": params.wait, "timeout_s": params.timeout_s}
+    session.machine.keyboard.type(params.text, params.layout, **options)
 
 
 def keyboard_press(session: Session, params: Press) -> None:
-    session.machine.keyboard.press(*params.keys, timeout_s=params.timeout_s)
+    session.machine.keyboard.press(*params.keys, wait=params.wait, timeout_s=params.timeout_s)
 
 
 def keyboard_key(session: Session, params: Key) -> None:
@@ -375,9 +401,11 @@ METHODS: dict[str, tuple[type[Params], Callable[[Session, Any], Any]]] = {
     "machine.stop": (Nothing, stop),
     "machine.stats": (Nothing, stats),
     "machine.wait": (Wait, wait),
+    "machine.open_console": (OpenConsole, open_console),
     "machine.insert": (Insert, insert),
     "machine.eject": (Eject, eject),
     "screen.text": (ScreenText, screen_text),
+    "screen.changes": (ScreenText, screen_changes),
     "screen.size": (Nothing, screen_size),
     "screen.image": (Nothing, screen_image),
     "screen.cells": (Nothing, screen_cells),

@@ -10,7 +10,9 @@ Regular expressions are matched here, never in the machine's process: a bad one 
 import base64
 import io
 import re
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -20,8 +22,8 @@ from ring3.config import MachineConfig, toml
 from ring3.control import home
 from ring3.control.client import Client, Gone
 from ring3.control.methods import WAIT_MAX_S
-from ring3.display.screen import TextCells, WaitError
-from ring3.errors import HostError
+from ring3.display.screen import Damage, Rect, TextCells, WaitError
+from ring3.errors import HostError, VmError
 from ring3.machine import ExitReason, Result
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 SEND_BYTES = 32_768                     # of serial input in one message
 TRY_AGAIN_S = 0.05                      # for a guest that doesn't read its port
+WATCH_S = 10.0                          # of one request for changes
 STOP_S = 30.0                           # the longest `stop` waits for the process to go
 
 
@@ -58,6 +61,30 @@ class RemoteScreen:
         picture = Image.open(io.BytesIO(base64.b64decode(self._client.call("screen.image")["png"])))
         picture.load()
         return picture
+
+    def pixels(self) -> bytes:
+        """BGRX, 4 bytes a pixel, rows packed."""
+        return self.image().convert("RGB").tobytes("raw", "BGRX")
+
+    def watch(self, callback: Callable[[Damage], None]) -> Callable[[], None]:
+        """Calls back soon after each change, in a thread of its own; returns what ends that."""
+        ended = threading.Event()
+        threading.Thread(target=self._watch, args=(callback, ended), daemon=True).start()
+        return ended.set
+
+    def _watch(self, callback: Callable[[Damage], None], ended: threading.Event) -> None:
+        found: dict[str, Any] = {"change": None, "ended": False}
+        with Watching(self._client.directory) as client:
+            while not ended.is_set() and not found["ended"]:
+                try:
+                    after = found["change"]
+                    found = client.call("screen.changes", within_s=WATCH_S, after=after, timeout_s=WATCH_S)
+                    if found["change"] != after and not ended.is_set():
+                        callback(Damage((Rect(0, 0, *self.size),)))
+                except VmError:
+                    found["ended"] = True
+        if not ended.is_set():
+            callback(Damage())          # as a Screen does at the machine's end
 
     def wait(self, text: str, *, regex: bool = False, timeout_s: float = 60.0) -> re.Match[str]:
         """Waits until the screen has the text, or a match of the regular expression; raises WaitError."""
@@ -95,15 +122,17 @@ class RemoteKeyboard:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def type(self, text: str, layout: str | None = None, *, timeout_s: float = 60.0) -> None:
+    def type(
+        self, text: str, layout: str | None = None, *, wait: bool = True, timeout_s: float = 60.0
+    ) -> None:
         # In parts: a message is bounded, and each part has its time.
         for at in range(0, len(text), 1000):
             part = text[at : at + 1000]
-            options: dict[str, Any] = {"text": part, "layout": layout, "timeout_s": timeout_s}
+            options: dict[str, Any] = {"text": part, "layout": layout, "wait": wait, "timeout_s": timeout_s}
             self._client.call("keyboard.type", within_s=timeout_s + len(part), **options)
 
-    def press(self, *names: str, timeout_s: float = 60.0) -> None:
-        options: dict[str, Any] = {"keys": list(names), "timeout_s": timeout_s}
+    def press(self, *names: str, wait: bool = True, timeout_s: float = 60.0) -> None:
+        options: dict[str, Any] = {"keys": list(names), "wait": wait, "timeout_s": timeout_s}
         self._client.call("keyboard.press", within_s=timeout_s + len(names), **options)
 
     def key(self, code: int, pressed: bool) -> None:
@@ -250,6 +279,10 @@ class RemoteMachine:
     def stats(self) -> dict[str, Any]:
         found: dict[str, Any] = self.client.call("machine.stats")
         return found
+
+    def open_console(self, kind: str = "browser", **options: Any) -> str:
+        """Opens one more console there; where it can be reached.  Options: as DisplayConfig."""
+        return str(self.client.call("machine.open_console", kind=kind, **options))
 
     def insert(self, drive: str, path: str, *, readonly: bool = False) -> None:
         self.client.call("machine.insert", drive=drive, path=str(Path(path).absolute()), readonly=readonly)

@@ -134,6 +134,15 @@ class Consoles:
         for console in tuple(self._open):
             self._start(console)
 
+    def open(self, display: "DisplayConfig") -> str:
+        """One more, of a machine that runs; where the user finds it.  From any other thread."""
+        if self._run is None:
+            raise ConfigError("display: the machine does not run")
+        console = self._make(display.kind, display)
+        self._open.append(console)
+        self._start(console)
+        return console.where()
+
     def stop(self) -> None:
         """The loop still runs."""
         for console in self._running:
