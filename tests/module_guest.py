@@ -14,20 +14,23 @@ FLAVOUR = {"i386": "686-pae", "amd64": "amd64"}
 APPLETS = (
     "sh", "mount", "umount", "uname", "cat", "ls", "poweroff", "reboot", "sha256sum", "md5sum", "dd", "sleep",
     "insmod", "dmesg", "grep", "tail", "head", "cmp", "sync", "mkdir", "echo", "hexdump", "blockdev", "wc",
-    "time", "mdev", "stty", "true", "eject", "seq", "date", "cut", "tr",
+    "time", "mdev", "stty", "true", "eject", "seq", "date", "cut", "tr", "blkdiscard",
 )  # fmt: skip
 INIT = b"""#!/bin/sh
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-for m in $(cat /modules/order); do insmod /modules/$m.ko || echo "FAILED $m"; done
+while read m options; do insmod /modules/$m.ko $options || echo "FAILED $m"; done < /modules/order
 echo guest is ready
 exec sh </dev/console >/dev/console 2>&1
 """
 
 
-def initramfs(architecture: str, *modules: str, files: dict[str, bytes] | None = None) -> bytes:
-    """busybox, and these modules with all they need, loaded in this order before the shell starts."""
+def initramfs(architecture: str, *modules: str, options: dict[str, str] | None = None) -> bytes:
+    """busybox, and these modules with all they need, loaded in this order before the shell starts.
+
+    `options`: parameters of modules by their names.
+    """
     tree = ModuleTree(image(f"modules-{FLAVOUR[architecture]}.tar"))
     root = Initramfs()
     root.file("/bin/busybox", Path(image(f"busybox-{architecture}")).read_bytes(), mode=0o755)
@@ -39,9 +42,8 @@ def initramfs(architecture: str, *modules: str, files: dict[str, bytes] | None =
     order = tree.load_order(*modules)
     for name, data in order:
         root.file(f"/modules/{name}.ko", data)
-    root.file("/modules/order", "\n".join(name for name, _ in order).encode() + b"\n")
-    for path, data in (files or {}).items():
-        root.file(path, data, mode=0o755)
+    lines = [f"{name} {(options or {}).get(name, '')}\n" for name, _ in order]
+    root.file("/modules/order", "".join(lines).encode())
     root.file("/init", INIT, mode=0o755)
     return root.build()
 

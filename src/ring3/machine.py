@@ -37,6 +37,7 @@ from ring3.bus import Bus, Pins
 from ring3.char import CharBackend, open_backend
 from ring3.char.memory import MemoryBackend
 from ring3.char.tap import Tap
+from ring3.char.printer import open_printer
 from ring3.clock import NS_PER_S, HostClock
 from ring3.config import DisplayConfig, File, MachineConfig, configure
 from ring3.devices.video.source import VgaSource
@@ -123,12 +124,14 @@ class Machine:
         self._audio_sink: AudioSink = NoAudio()
         self.serial: list[Any] = open_lines(self.config.serial_ports, menu)
         self._taps = [Tap(backend) for backend in self.serial]
+        self.parallel: list[Any] = []
         self.virtio_consoles: list[Any] = []
         self._consoles: Consoles | None = None
         self.firmware_log: list[Any] = []
         self.roms: Roms | None = None
         try:
             self.firmware_log = open_lines([self.config.firmware_log], menu)
+            self.parallel = open_printers(self.config.parallel_ports)
             self.virtio_consoles = open_lines(self.config.virtio_consoles, menu)
             self._build()
             self._power_on(kernel)
@@ -162,6 +165,7 @@ class Machine:
             disks=self.media.disks(config),
             cdroms=self.media.cdroms(config),
             floppies=self.media.floppies(config),
+            parallel=self.parallel,
             virtio_consoles=self.virtio_consoles,
             virtio_rng=config.virtio_rng,
             boot=config.boot_order,
@@ -234,8 +238,9 @@ class Machine:
     def _hand_over(self, handover: Boot) -> None:
         """Memory and CPU as firmware leaves them, and the kernel at its entry."""
         ports = tuple(port for port, _ in pc.COM[: len(self.serial)])
+        printers = tuple(port for port, _ in pc.fitted_lpt(self._pc))
         self._vm.write_physical(0, rom.interrupt_vectors())
-        self._vm.write_physical(rom.BIOS_DATA, rom.bios_data_area(ports))
+        self._vm.write_physical(rom.BIOS_DATA, rom.bios_data_area(ports, printers))
         self._vm.write_physical(e820.EBDA, rom.extended_bios_data_area())
         self._vm.write_physical(rom.FACS, self._tables.facs)
         for address, data in handover.writes:
@@ -509,7 +514,9 @@ class Machine:
     def _close_backends(self) -> None:
         if self._consoles is not None:
             self._consoles.close()
-        for backend in (*self._taps, *self.virtio_consoles, *self.firmware_log, self._audio_sink):
+        printers = [backend for backend in self.parallel if backend is not None]
+        lines = (*self._taps, *printers, *self.virtio_consoles, *self.firmware_log)
+        for backend in (*lines, self._audio_sink):
             backend.close()
         if self.roms is not None:
             self.roms.close()
@@ -624,6 +631,20 @@ def open_lines(specs: Sequence[Any], menu: Mapping[str, Callable[[], None]] | No
     except BaseException:
         for backend in backends:
             backend.close()
+        raise
+    return list(backends)
+
+
+def open_printers(specs: Sequence[Any]) -> list[Any]:
+    """A backend for each parallel port, or None."""
+    backends: list[CharBackend | None] = []
+    try:
+        for spec in specs:
+            backends.append(open_printer(spec) if isinstance(spec, str) else spec)
+    except BaseException:
+        for backend in backends:
+            if backend is not None:
+                backend.close()
         raise
     return list(backends)
 

@@ -33,7 +33,7 @@ def calling():
 
 @pytest.mark.parametrize("spec", ["", "file", "file:", "socket:", "stdio:x", "none:", "tty", "pty:3"])
 def test_a_spec_that_names_nothing_is_a_one_line_mistake(spec):
-    with pytest.raises(ConfigError, match="give one of stdio, file:PATH, socket:PATH, none"):
+    with pytest.raises(ConfigError, match="give one of stdio, pty, file:PATH, socket:PATH, none"):
         open_backend(spec)
 
 

@@ -23,6 +23,7 @@ from ring3.devices.fw_cfg import FwCfg
 from ring3.devices.hpet import Hpet
 from ring3.devices.i8042 import I8042
 from ring3.devices.ioapic import IoApic
+from ring3.devices.parallel import ParallelPort
 from ring3.devices.pci.config import PciBus
 from ring3.devices.pci.host import I440Fx
 from ring3.devices.pci.isa_bridge import Piix3
@@ -340,6 +341,7 @@ DEVICES = {
             lambda console, rng: console.resize(rng.getrandbits(20), rng.getrandbits(20)),
         ),
     ),
+    "parallel": Device(lambda clock: ParallelPort(IrqLine(), NoBackend()), itself(3)),
     "floppy": Device(floppy, itself(8), events=(any_floppy_command,)),
     "buslogic": Device(
         lambda clock: buslogic(),

@@ -27,6 +27,7 @@ from ring3.devices.fw_cfg import FwCfg
 from ring3.devices.hpet import Hpet
 from ring3.devices.i8042 import I8042
 from ring3.devices.ioapic import IoApic
+from ring3.devices.parallel import ParallelPort
 from ring3.devices.pci.config import PciBus
 from ring3.devices.pci.host import I440Fx
 from ring3.devices.pci.isa_bridge import Piix3
@@ -69,6 +70,8 @@ from ring3.firmware.e820 import HIGH
 from ring3.irq import IrqLine, SharedLine, fan_out
 
 COM = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))     # (port, IRQ)
+
+LPT = ((0x378, 7), (0x278, 5), (0x3BC, 7))
 
 # PCI device numbers (slots); the ISA bridge's device has functions for IDE, USB and power management.
 HOST_BRIDGE, ISA_BRIDGE, VIDEO, SCSI, AHCI, SOUND, VIRTIO = 0, 1, 2, 3, 4, 5, 8
@@ -136,6 +139,7 @@ class PcConfig:
     disks: Sequence[Disk] = ()
     cdroms: Sequence[Cdrom] = ()
     floppies: Sequence[Floppy] = ()
+    parallel: Sequence[CharBackend | None] = ()     # LPT1 …; None: no port
     virtio_consoles: Sequence[CharBackend] = ()
     virtio_rng: bool = False
     usb: Sequence[str] = ()                         # "tablet", "keyboard"
@@ -164,6 +168,7 @@ def build(bus: Bus, cfg: PcConfig) -> Board:
     """What is wired to what.  Interrupt controllers come first: `reset` goes the other way round."""
     board = chipset(bus, cfg)
     serial_ports(board)
+    parallel_ports(board)
     video(board)
     vmware(board)
     usb(board)
@@ -263,6 +268,19 @@ def video(board: Board) -> None:
 
     chip = bus.add("vga_function", VgaFunction(vga, moved))
     board.pci.add(VIDEO, 0, chip)
+
+
+def parallel_ports(board: Board) -> None:
+    bus = board.bus
+    for number, (backend, (port, irq)) in enumerate(zip(board.cfg.parallel, LPT, strict=False), start=1):
+        if backend is not None:
+            lpt = bus.add(f"lpt{number}", ParallelPort(board.isa[irq].input(), backend))
+            bus.ports(port, 3, f"lpt{number}", lpt)
+
+
+def fitted_lpt(cfg: PcConfig) -> tuple[tuple[int, int], ...]:
+    """(port, IRQ) of the parallel ports there are."""
+    return tuple(p for p, backend in zip(LPT, cfg.parallel, strict=False) if backend is not None)
 
 
 def firmware(board: Board) -> None:
@@ -555,6 +573,7 @@ def acpi_platform(cfg: PcConfig) -> Platform:
         link_irqs=LINK_IRQS,
         pci_hole=(e820.PCI_HOLE, e820.PCI_HOLE_LAST),
         serial=COM[: len(cfg.serial)],
+        parallel=fitted_lpt(cfg),
         floppy=bool(cfg.floppies),
         hpet=e820.HPET,
         hpet_id=hpet.Capability.LOW,

@@ -16,7 +16,7 @@ from ring3.errors import ConfigError
 
 Receive = Callable[[bytes], int]        # (data) -> how many of the first bytes the device took
 
-SPECS = ("stdio", "file:PATH", "socket:PATH", "none")
+SPECS = ("stdio", "pty", "file:PATH", "socket:PATH", "none")
 
 
 class CharBackend(Protocol):
@@ -52,7 +52,7 @@ class NoBackend:
 
 
 def open_backend(spec: str, menu: "Mapping[str, Callable[[], None]] | None" = None) -> CharBackend:
-    """The backend that `stdio`, `file:PATH`, `socket:PATH`, `none` or, for programs, `memory` names.
+    """The backend that `stdio`, `pty`, `file:PATH`, `socket:PATH`, `none` or, for programs, `memory` names.
 
     `menu` has what the keys after Ctrl-] do under `stdio` (see ring3.char.stdio).
     """
@@ -68,6 +68,9 @@ def open_backend(spec: str, menu: "Mapping[str, Callable[[], None]] | None" = No
         case "stdio":
             from ring3.char.stdio import Stdio
             return Stdio(menu or {})
+        case "pty":
+            from ring3.char.pty import Pty
+            return Pty()
         case "file":
             from ring3.char.file import File
             return File(path)

@@ -9,13 +9,13 @@ from ring3.errors import ConfigError
 
 
 class File:
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, setting: str = "serial") -> None:
         try:
             # A FIFO without a reader would hold the open up: take it for reading, too, as Linux lets us.
             flags = os.O_RDWR if os.path.exists(path) and not os.path.isfile(path) else os.O_WRONLY
             self._fd = os.open(path, flags | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise ConfigError(f"serial file:{path}: {error.strerror}; give a writable path") from error
+            raise ConfigError(f"{setting} file:{path}: {error.strerror}; give a writable path") from error
         self._outlet = Outlet(self._fd)
 
     def attach(self, loop: asyncio.AbstractEventLoop, receive: Receive) -> None:

@@ -50,11 +50,12 @@ def interrupt_vectors() -> bytes:
     )
 
 
-def bios_data_area(serial_ports: tuple[int, ...]) -> bytes:
+def bios_data_area(serial_ports: tuple[int, ...], parallel_ports: tuple[int, ...] = ()) -> bytes:
     """What goes to 400h: COM and LPT ports, the EBDA's segment, equipment, conventional memory in KiB."""
     com = [*serial_ports, 0, 0, 0, 0][:4]
-    equipment = len(serial_ports) << 9 | 0x0002     # an x87 is there
-    return struct.pack("<4H3HHHBH", *com, 0, 0, 0, EBDA >> 4, equipment, 0, EBDA // KIB)
+    lpt = [*parallel_ports, 0, 0, 0][:3]
+    equipment = len(parallel_ports) << 14 | len(serial_ports) << 9 | 0x0002     # an x87 is there
+    return struct.pack("<4H3HHHBH", *com, *lpt, EBDA >> 4, equipment, 0, EBDA // KIB)
 
 
 def extended_bios_data_area() -> bytes:
