@@ -135,6 +135,14 @@ impl Vcpu {
             return self.jit.thunks.lookup;
         }
         // SAFETY: the Area is this vCPU's own; translated code waits.
-        unsafe { (&(*self.env.area()).jump)[class][self.cpu.rip as usize & 0xFFFF] }
+        let area = unsafe { &mut *self.env.area() };
+        area.kept_flags = kept_flags(self.cpu.rflags);
+        area.enter_recovery = self.jit.thunks.recover_kept[class];
+        area.jump[class][self.cpu.rip as usize & 0xFFFF]
     }
+}
+
+/// AX as LAHF and SETO AL leave it.
+fn kept_flags(rflags: u64) -> u64 {
+    (rflags & 0xFF) << 8 | u64::from(rflags & flags::OF != 0)
 }

@@ -3,24 +3,24 @@
 //! A block is guest code of one page as it runs while no branch is taken: from its first instruction
 //! over forward conditional branches (`MAX_BRANCHES` at most), which are exits, to the first other
 //! that changes the flow (or the page's end, or `MAX_INSTRUCTIONS`); an instruction that straddles
-//! two pages is a block of its own.  Its host code has four entries, each with the checks of those
+//! two pages is a block of its own.  Its host code has five entries, each with the checks of those
 //! below:
 //!
 //! | entry | reached by | checks |
 //! |---|---|---|
 //! | `indirect` | jump tables, target in R9 | R9 is this block's RIP |
 //! | `guarded` | links from other pages | the virtual page still maps to this physical page |
+//! | `lost` | the same where the flags aren't kept (`recover`) | the same |
 //! | `polled` | backward links | `attention` |
 //! | `main` | forward links, the dispatcher | |
 //!
-//! So every cycle of blocks passes a poll, and no link survives a change of mappings unseen.  The
-//! first two checks keep the flags even if this block overwrites them: where they fail, other code
-//! runs, which may not.
+//! So every cycle of blocks passes a poll, and no link survives a change of mappings unseen.
 
 use super::emit::{Alu, Asm, Cond, Label, Mem, R9, R10, R11, RCX, W32, W64};
 use super::env::{Area, CODE_TLB_ENTRIES};
 use super::group::{self, Group};
 use super::mode::{Mode, bit};
+use super::recover::Plan;
 use super::reencode::{self, Class, Unit};
 use super::rules::{self, Rule};
 use super::runtime::{
@@ -113,23 +113,28 @@ pub enum Cold {
         saved: bool,
         insn: usize,
     },
-    /// `attention` is set: leave with RIP at the block's start.  `kept`: RCX is in R11.
+    /// `attention` is set: leave with RIP at the block's start.
     Attend {
         at: Label,
-        kept: bool,
+        saved: bool,
     },
-    /// The page check failed, RCX is in R11: look the block up.
+    /// The page check failed, the flags are saved: look the block up.
     Lookup {
+        at: Label,
+    },
+    /// The same, and R11 tells where the flags are found.
+    Recover {
         at: Label,
     },
     LoadFpu {
         at: Label,
         resume: Label,
     },
-    /// An unlinked exit.
+    /// An unlinked exit; `recover`: its target may need the flags.
     Link {
         at: Label,
         index: usize,
+        recover: bool,
     },
 }
 
@@ -139,6 +144,8 @@ pub struct Exit {
     pub field: usize,
     /// Offset of the stub that asks for linking.
     pub stub: usize,
+    /// Offset of the rel32 of a jump in it that may be linked if the target needs the flags.
+    pub recovering: Option<usize>,
     pub target: u64,
     pub entry: Entry,
 }
@@ -155,6 +162,7 @@ pub enum Entry {
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Entries {
     pub indirect: usize,
+    pub lost: usize,
     pub guarded: usize,
     pub polled: usize,
     pub main: usize,
@@ -179,12 +187,22 @@ pub struct Source<'a> {
     pub first_link: u32,
     /// Stack accesses may share probes.
     pub grouped: bool,
+    /// How flags are found again behind its end.
+    pub plan: Option<Plan>,
     /// The host has BMI2.
     pub bmi2: bool,
     /// Number of the first assist that it has.
     pub first_assist: u32,
     /// The CPU model has RDTSCP.
     pub has_rdtscp: bool,
+}
+
+impl Source<'_> {
+    /// Whether the block doesn't need the flags of its predecessor.
+    fn carefree(&self) -> bool {
+        let copied = self.plan.is_some_and(|p| p.zone == 0 && p.copies_flags());
+        !copied && self.second.is_none() && self.insns.first().is_none_or(|i| i.flags_dead())
+    }
 }
 
 /// Emits one block.
@@ -205,6 +223,8 @@ pub struct Builder<'a> {
     fpu_checked: bool,
     /// The stack group that is probed.
     pub group: Option<Group>,
+    /// Host code that recovers the flags, if there's a plan for it.
+    recovery: Label,
 }
 
 /// A finished block's layout; the code is in the assembler.  `build` takes the last one to reuse its
@@ -217,7 +237,19 @@ pub struct Built {
     pub map: Vec<(u32, u16)>,
     /// Where 32-bit immediates of instructions stand: in the source, in the host code (offsets).
     pub immediates: Vec<(u16, u32)>,
+    pub recovery: Option<Recovery>,
+    /// It doesn't need the flags of its predecessor.
+    pub carefree: bool,
     cold: Vec<Cold>,
+}
+
+/// How the flags of a block are found again.
+#[derive(Clone, Copy, Debug)]
+pub struct Recovery {
+    /// Offset of the zone's first instruction from the block's RIP.
+    pub zone: u16,
+    /// Offset of the host code.
+    pub code: u32,
 }
 
 pub fn build(asm: &mut Asm, thunks: &Thunks, source: &Source, mut last: Built) -> Built {
@@ -226,6 +258,7 @@ pub fn build(asm: &mut Asm, thunks: &Thunks, source: &Source, mut last: Built) -
     last.assists.clear();
     last.map.clear();
     last.immediates.clear();
+    let recovery = asm.label();
     let mut b = Builder {
         asm,
         thunks,
@@ -238,16 +271,20 @@ pub fn build(asm: &mut Asm, thunks: &Thunks, source: &Source, mut last: Built) -
         at: 0,
         fpu_checked: false,
         group: None,
+        recovery,
     };
     let entries = b.prologue();
     b.body();
     b.cold_code();
+    let recovery = b.recovery_code();
     Built {
         entries,
         exits: b.exits,
         assists: b.assists,
         map: b.map,
         immediates: b.immediates,
+        recovery,
+        carefree: source.carefree(),
         cold: b.cold,
     }
 }
@@ -267,81 +304,107 @@ impl Builder<'_> {
         field(offset_of!(Area, code_tlb) + 4 * slot)
     }
 
-    /// RCX = 0 if virtual page `check` shows the identity that it must, and R9 is this block's RIP
-    /// if `target`.  Flags are kept: what runs instead, if it fails, may need them.
-    fn compare_identity(&mut self, check: PageCheck, target: bool) {
-        let slot = self.code_tlb(check.vpn);
-        self.asm.mov(W32, RCX, slot);
-        let mem = Mem::base(RCX);
-        if !target {
-            return self.asm.lea(W32, RCX, mem.disp(-(check.id as i32)));
-        }
-        // R9 has this RIP's low 16 bits, and identities are below 2^16: no difference of the one
-        // makes up for one of the other.
-        let subtrahend = self.source.rip.wrapping_add(check.id as u64).wrapping_neg();
-        let sum = mem.index(R9, 1);
-        if !self.mode().code64() {
-            self.asm.lea(W32, RCX, sum.disp(subtrahend as i32));
-        } else if subtrahend as i32 as i64 as u64 == subtrahend {
-            self.asm.lea(W64, RCX, sum.disp(subtrahend as i32));
+    /// `cmp r9, rip`.
+    fn compare_target(&mut self) {
+        let rip = self.source.rip;
+        if rip as i32 as i64 as u64 == rip {
+            self.asm.alu(Alu::Cmp, W64, R9, rip as i64);
+        } else if !self.mode().code64() {
+            self.asm.alu(Alu::Cmp, W32, R9, rip as i32);
         } else {
-            self.asm.mov_imm64(R10, subtrahend);
-            self.asm.lea(W64, R10, Mem::base(R10).index(R9, 1));
-            self.asm.lea(W64, RCX, mem.index(R10, 1));
+            self.asm.mov_imm64(R10, rip);
+            self.asm.alu(Alu::Cmp, W64, R9, R10);
         }
     }
 
-    /// Goes on at `passed`, RCX in R11, if the page of `check` is mapped as it was.
-    fn check_page(&mut self, check: PageCheck, passed: Label) {
+    /// With flags saved.
+    fn check_page(&mut self, check: PageCheck) {
         let at = self.asm.label();
-        self.asm.mov(W64, R11, RCX);
-        self.compare_identity(check, false);
-        self.asm.jrcxz(passed);
-        self.asm.jmp(at);
+        let slot = self.code_tlb(check.vpn);
+        self.asm.alu(Alu::Cmp, W32, slot, check.id as i32);
+        self.asm.jcc(Cond::Ne, at);
         self.cold.push(Cold::Lookup { at });
     }
 
-    /// The entries, each of which keeps the flags of its predecessor as long as it isn't certain that
-    /// they are this block's.
-    fn prologue(&mut self) -> Entries {
-        let dead = self.source.insns.first().is_none_or(|i| i.flags_dead());
-        let (passed, start) = (self.asm.label(), self.asm.label());
-        let indirect = self.asm.position();
-        self.asm.mov(W64, R11, RCX);
-        self.compare_identity(self.source.page, true);
-        self.asm.jrcxz(passed);
-        self.asm.jmp_to(self.thunks.lookup_kept);
-        let guarded = self.asm.position();
-        self.check_page(self.source.page, passed);
+    fn check_attention(&mut self, saved: bool) {
         let at = self.asm.label();
-        let polled = if dead {
-            self.asm.bind(passed);
-            self.asm.mov(W64, RCX, R11);
-            let polled = self.asm.position();
-            self.asm.alu(Alu::Cmp, W32, area!(attention), 0);
-            self.asm.jcc(Cond::Ne, at);
-            polled
+        self.asm.alu(Alu::Cmp, W32, area!(attention), 0);
+        self.asm.jcc(Cond::Ne, at);
+        self.cold.push(Cold::Attend { at, saved });
+    }
+
+    fn prologue(&mut self) -> Entries {
+        if self.source.carefree() {
+            self.prologue_carefree()
         } else {
-            let polled = self.asm.position();
-            self.asm.mov(W64, R11, RCX);
-            self.asm.bind(passed);
-            self.asm.mov(W32, RCX, area!(attention));
-            self.asm.jrcxz(start);
-            self.asm.jmp(at);
-            self.asm.bind(start);
-            self.asm.mov(W64, RCX, R11);
-            polled
-        };
-        self.cold.push(Cold::Attend { at, kept: !dead });
+            self.prologue_flags_live()
+        }
+    }
+
+    /// Where a check fails other code runs, which may need the flags: `guarded` keeps them, who comes
+    /// by `indirect` or `lost` has told where they are found.
+    fn prologue_carefree(&mut self) -> Entries {
+        let (passed, poll) = (self.asm.label(), self.asm.label());
+        let guarded = self.asm.position();
+        let PageCheck { vpn, id } = self.source.page;
+        let slot = self.code_tlb(vpn);
+        self.asm.mov(W64, R11, RCX);
+        self.asm.mov(W32, RCX, slot);
+        self.asm.lea(W32, RCX, Mem::base(RCX).disp(-(id as i32)));
+        self.asm.jrcxz(passed);
+        self.asm.mov(W64, R9, self.source.rip);
+        self.asm.jmp_to(self.thunks.lookup_kept);
+        self.asm.bind(passed);
+        self.asm.mov(W64, RCX, R11);
+        self.asm.jmp_short(poll);
+        let indirect = self.asm.position();
+        self.compare_target();
+        self.asm.jcc_to(Cond::Ne, self.thunks.recover);
+        let lost = self.asm.position();
+        let at = self.asm.label();
+        self.asm.alu(Alu::Cmp, W32, slot, id as i32);
+        self.asm.jcc(Cond::Ne, at);
+        self.cold.push(Cold::Recover { at });
+        self.asm.bind(poll);
+        let polled = self.asm.position();
+        self.check_attention(false);
+        Entries {
+            indirect,
+            lost,
+            guarded,
+            polled,
+            main: self.asm.position(),
+        }
+    }
+
+    /// The same entries where the block's first instructions need the flags of its predecessor:
+    /// each saves them around its checks.
+    fn prologue_flags_live(&mut self) -> Entries {
+        let (guard, poll) = (self.asm.label(), self.asm.label());
+        let guarded = self.asm.position();
+        emit_save_flags(self.asm);
+        self.asm.jmp(guard);
+        let polled = self.asm.position();
+        emit_save_flags(self.asm);
+        self.asm.jmp(poll);
+        let indirect = self.asm.position();
+        emit_save_flags(self.asm);
+        self.compare_target();
+        self.asm.jcc_to(Cond::Ne, self.thunks.lookup_saved);
+        self.asm.bind(guard);
+        self.check_page(self.source.page);
+        self.asm.bind(poll);
+        self.check_attention(true);
+        emit_restore_flags(self.asm);
         let main = self.asm.position();
         if let Some(second) = self.source.second {
-            let passed = self.asm.label();
-            self.check_page(second, passed);
-            self.asm.bind(passed);
-            self.asm.mov(W64, RCX, R11);
+            emit_save_flags(self.asm);
+            self.check_page(second);
+            emit_restore_flags(self.asm);
         }
         Entries {
             indirect,
+            lost: guarded,
             guarded,
             polled,
             main,
@@ -352,6 +415,7 @@ impl Builder<'_> {
         for at in 0..self.source.insns.len() {
             self.at = at;
             self.mark(at);
+            self.begin_zone();
             self.begin_group();
             if rules::emit(self) == Flow::End {
                 return;
@@ -431,7 +495,10 @@ impl Builder<'_> {
         }
         let end = ins.next_ip().wrapping_sub(self.source.rip) as u16;
         let here = self.asm.position() as u32;
-        if !self.asm.bytes().ends_with(&ins.immediate32().to_le_bytes()) {
+        let relied_on = |plan: Plan| plan.uses_immediate_of(self.at);
+        if !self.asm.bytes().ends_with(&ins.immediate32().to_le_bytes())
+            || self.source.plan.is_some_and(relied_on)
+        {
             return;
         }
         self.immediates.push((end - 4, here - 4));
@@ -441,26 +508,31 @@ impl Builder<'_> {
 
     /// Jumps to `target` (RIP), linkable: to its stub at first.
     pub fn exit_to(&mut self, target: u64) {
+        let recover = self.is_last() && self.source.plan.is_some();
+        if recover && self.entry_for(target) == Entry::Guarded {
+            self.asm.lea_label(R11, self.recovery);
+        }
         let field = self.asm.jmp_patchable(self.asm.address());
-        self.push_exit(field, target);
+        self.push_exit(field, target, recover);
     }
 
     /// Jumps to `target` if `cond`, linkable.
     pub fn exit_if(&mut self, cond: Cond, target: u64) {
         let field = self.asm.jcc_patchable(cond, self.asm.address());
-        self.push_exit(field, target);
+        self.push_exit(field, target, false);
     }
 
-    fn push_exit(&mut self, field: usize, target: u64) {
+    fn push_exit(&mut self, field: usize, target: u64, recover: bool) {
         let (at, index) = (self.asm.label(), self.exits.len());
         let entry = self.entry_for(target);
         self.exits.push(Exit {
             field,
             stub: field,
+            recovering: None,
             target,
             entry,
         });
-        self.cold.push(Cold::Link { at, index });
+        self.cold.push(Cold::Link { at, index, recover });
     }
 
     fn entry_for(&self, target: u64) -> Entry {
@@ -479,6 +551,12 @@ impl Builder<'_> {
     /// Goes to the RIP in R9.
     pub fn exit_indirect(&mut self) {
         let class = self.mode().class();
+        if self.source.plan.is_some() {
+            self.asm.lea_label(R11, self.recovery);
+        } else {
+            self.keep_flags();
+            self.asm.lea_to(R11, self.thunks.recover_kept[class]);
+        }
         let table = offset_of!(Area, jump) + class * size_of::<[u64; super::env::JUMP_ENTRIES]>();
         self.asm.movzx(W32, R10, super::emit::W16, R9);
         let slot = Mem::base(super::emit::RSP).index(R10, 8).disp(table as i32);
@@ -571,6 +649,13 @@ impl Builder<'_> {
                     self.asm.lea(W64, R9, Mem::base(R9).disp(-offset));
                     self.asm.jmp(resume);
                 }
+                Cold::Interpret { at, insn, .. } if self.in_zone(insn) => {
+                    self.asm.bind(at);
+                    self.mark(insn);
+                    self.asm.call_to(self.thunks.interpret_here);
+                    // The return address must belong to this instruction.
+                    self.asm.int3();
+                }
                 Cold::Interpret { at, saved, insn } => {
                     self.asm.bind(at);
                     if saved {
@@ -579,10 +664,10 @@ impl Builder<'_> {
                     self.store_rip(self.source.insns[insn].ins.ip());
                     self.asm.jmp_to(self.thunks.exit_interpret);
                 }
-                Cold::Attend { at, kept } => {
+                Cold::Attend { at, saved } => {
                     self.asm.bind(at);
-                    if kept {
-                        self.asm.mov(W64, RCX, R11);
+                    if saved {
+                        emit_restore_flags(self.asm);
                     }
                     self.store_rip(self.source.rip);
                     self.asm.jmp_to(self.thunks.exit_attend);
@@ -590,17 +675,28 @@ impl Builder<'_> {
                 Cold::Lookup { at } => {
                     self.asm.bind(at);
                     self.asm.mov(W64, R9, self.source.rip);
-                    self.asm.jmp_to(self.thunks.lookup_kept);
+                    self.asm.jmp_to(self.thunks.lookup_saved);
+                }
+                Cold::Recover { at } => {
+                    self.asm.bind(at);
+                    self.asm.mov(W64, R9, self.source.rip);
+                    self.asm.jmp_to(self.thunks.recover);
                 }
                 Cold::LoadFpu { at, resume } => {
                     self.asm.bind(at);
                     self.asm.call_to(self.thunks.load_fpu);
                     self.asm.jmp(resume);
                 }
-                Cold::Link { at, index } => {
+                Cold::Link { at, index, recover } => {
                     self.asm.bind(at);
                     self.exits[index].stub = self.asm.position();
                     self.asm.retarget_here(self.exits[index].field);
+                    if recover {
+                        self.emit_recovery();
+                        let field = self.asm.jmp_patchable(self.asm.address());
+                        self.asm.retarget_here(field);
+                        self.exits[index].recovering = Some(field);
+                    }
                     let number = self.source.first_link + index as u32;
                     self.asm.mov(W32, area!(exit_link), number as i32);
                     self.asm.jmp_to(self.thunks.exit_link);
@@ -608,6 +704,24 @@ impl Builder<'_> {
             }
         }
         self.cold = cold;
+    }
+
+    /// Whether the flags before instruction `at` are neither in the host's register nor overwritten.
+    fn in_zone(&self, at: usize) -> bool {
+        self.source.plan.is_some_and(|plan| at >= plan.zone)
+    }
+
+    /// What R11 and the dispatcher call to have the flags back.
+    fn recovery_code(&mut self) -> Option<Recovery> {
+        self.asm.bind(self.recovery);
+        let plan = self.source.plan?;
+        let code = self.asm.position() as u32;
+        self.emit_recovery();
+        let recovered = self.recovered();
+        self.asm.jmp_indirect(recovered);
+        let zone = self.source.insns.get(plan.zone)?.ins.ip();
+        let zone = zone.wrapping_sub(self.source.rip) as u16;
+        Some(Recovery { zone, code })
     }
 
     fn miss(&mut self, what: u32, saved: bool) {
@@ -1014,15 +1128,23 @@ impl PageCopy {
 /// Bytes of a page that most blocks lie in.
 const WINDOW: usize = 128;
 
+/// What is known about the flags in a block besides `Insn::live`.
+#[derive(Default)]
+pub struct Liveness {
+    /// Bytes beyond the block that it depends on, as a range of RIPs.
+    pub peeked: Option<(u64, u64)>,
+    /// How flags are found again behind its end.
+    pub plan: Option<Plan>,
+}
+
 /// Decodes a block at `offset` of a page, and finds which flags are live where.
-/// Tells which bytes beyond the block the latter depends on, as a range of RIPs.
 pub fn decode(
     mode: &Mode,
     rip: u64,
     page: &mut PageCopy,
     offset: usize,
     insns: &mut Vec<Insn>,
-) -> Option<(u64, u64)> {
+) -> Liveness {
     if decode_up_to(
         MAX_INSTRUCTIONS,
         mode,
@@ -1039,7 +1161,7 @@ pub fn decode(
         );
     }
     if mode.has(bit::ALL_FLAGS_LIVE) {
-        return None;
+        return Liveness::default();
     }
     liveness(mode, page, rip.wrapping_sub(offset as u64), insns)
 }
@@ -1048,7 +1170,7 @@ pub fn decode(
 pub fn decode_straddling(mode: &Mode, rip: u64, bytes: &[u8], insns: &mut Vec<Insn>) {
     decode_up_to(1, mode, rip, bytes, insns);
     if !mode.has(bit::ALL_FLAGS_LIVE) {
-        propagate(insns, |_, _| ARITHMETIC);
+        propagate(insns, None, |_, _| ARITHMETIC);
     }
 }
 
@@ -1095,21 +1217,25 @@ fn decode_up_to(limit: usize, mode: &Mode, rip: u64, bytes: &[u8], insns: &mut V
     cut_short
 }
 
-/// Fills in `Insn::live`; the byte range beyond the block that this looked at, from its RIP.
-fn liveness(
-    mode: &Mode,
-    page: &mut PageCopy,
-    start: u64,
-    insns: &mut [Insn],
-) -> Option<(u64, u64)> {
-    propagate(insns, |_, _| ARITHMETIC);
+/// Fills in `Insn::live`.
+fn liveness(mode: &Mode, page: &mut PageCopy, start: u64, insns: &mut [Insn]) -> Liveness {
+    let Some(last) = insns.last().map(|last| last.rule) else {
+        return Liveness::default();
+    };
+    let mut plan = matches!(last, Rule::Ret | Rule::CallIndirect | Rule::JmpIndirect)
+        .then(|| Plan::new(mode, insns));
+    let at_end = |plan: Option<Plan>| if plan.is_some() { 0 } else { ARITHMETIC };
+    propagate(insns, plan, |_, is_last| match is_last {
+        true => at_end(plan),
+        false => ARITHMETIC,
+    });
     let hindered = |insns: &[Insn]| {
         let hinders = |i: &&Insn| !i.flags_dead() && i.wants_free_flags();
         insns.iter().filter(hinders).count()
     };
     let before = hindered(insns);
     if before == 0 {
-        return None;
+        return Liveness { peeked: None, plan };
     }
     let mut seen = Peek {
         mode,
@@ -1118,18 +1244,33 @@ fn liveness(
         low: u64::MAX,
         high: 0,
     };
-    propagate(insns, |insn, is_last| match is_last {
-        true => seen.live_after(insn),
-        false => seen.live_at(insn.ins.near_branch_target()),
-    });
-    (hindered(insns) < before).then_some((seen.low, seen.high))
+    let peek = |insns: &mut [Insn], plan: Option<Plan>, seen: &mut Peek| {
+        propagate(insns, plan, |insn, is_last| match (is_last, plan) {
+            (true, Some(_)) => 0,
+            (true, None) => seen.live_after(insn),
+            (false, _) => seen.live_at(insn.ins.near_branch_target()),
+        });
+    };
+    peek(insns, plan, &mut seen);
+    if matches!(last, Rule::Call | Rule::Jmp) && hindered(insns) > 0 {
+        plan = Some(Plan::new(mode, insns));
+        peek(insns, plan, &mut seen);
+    }
+    let helped = seen.low < seen.high && hindered(insns) < before;
+    let peeked = helped.then_some((seen.low, seen.high));
+    Liveness { peeked, plan }
 }
 
 /// `live_at_exit` tells which flags are live where an instruction leaves the block: after the last
 /// one (with `true`), or where a branch inside goes if it is taken.
-fn propagate(insns: &mut [Insn], mut live_at_exit: impl FnMut(&Insn, bool) -> u32) {
+fn propagate(
+    insns: &mut [Insn],
+    plan: Option<Plan>,
+    mut live_at_exit: impl FnMut(&Insn, bool) -> u32,
+) {
     let mut live = 0;
     let last = insns.len().saturating_sub(1);
+    let copied = plan.filter(Plan::copies_flags).map(|plan| plan.zone);
     for (at, insn) in insns.iter_mut().enumerate().rev() {
         if at == last || insn.rule == Rule::Jcc && live != ARITHMETIC {
             live |= live_at_exit(insn, at == last);
@@ -1137,6 +1278,9 @@ fn propagate(insns: &mut [Insn], mut live_at_exit: impl FnMut(&Insn, bool) -> u3
         let (read, killed) = flag_use(insn);
         live = live & !killed | read;
         insn.live = live;
+        if copied == Some(at) {
+            live = ARITHMETIC;
+        }
     }
 }
 
@@ -1207,7 +1351,7 @@ impl Peek<'_> {
 }
 
 /// Flags an instruction reads, and those it overwrites whatever happens.
-fn flag_use(insn: &Insn) -> (u32, u32) {
+pub fn flag_use(insn: &Insn) -> (u32, u32) {
     let ins = &insn.ins;
     if matches!(insn.rule, Rule::Interpret | Rule::Assist | Rule::AssistFlow) {
         return (ARITHMETIC, 0);

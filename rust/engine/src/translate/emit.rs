@@ -649,6 +649,16 @@ impl Asm {
         self.branch(&[0xE3], label, true);
     }
 
+    /// `lea dst, [rip + label]`.
+    pub fn lea_label(&mut self, dst: Gpr, label: Label) {
+        self.branch(&lea_rip(dst), label, false);
+    }
+
+    /// `lea dst, [rip + target]`.
+    pub fn lea_to(&mut self, dst: Gpr, target: u64) {
+        self.transfer(&lea_rip(dst), target);
+    }
+
     /// Appends `opcode rel32` to a host address; the offset of the `rel32` field is the answer.
     fn transfer(&mut self, opcode: &[u8], target: u64) -> usize {
         let mut code = Code::default();
@@ -1193,6 +1203,11 @@ fn word_prefixes(w: Width) -> (u8, u8) {
         W32 => (0, 0),
         W64 => (0, 0x48),
     }
+}
+
+/// `lea dst, [rip + rel32]` up to its displacement.
+fn lea_rip(dst: Gpr) -> [u8; 3] {
+    [0x48 | dst.0 >> 3 << 2, 0x8D, 0x05 | (dst.0 & 7) << 3]
 }
 
 #[inline]

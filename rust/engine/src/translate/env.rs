@@ -62,6 +62,8 @@ pub struct Area {
     pub host_rsp: u64,
     /// Where `enter` jumps to.
     pub enter_target: u64,
+    /// R11 there: where an indirect jump finds the flags.
+    pub enter_recovery: u64,
     /// RFLAGS for the guest at entry and from it at exit: the arithmetic ones count.
     pub host_flags: u64,
     /// `runtime::exit` code.
@@ -74,6 +76,11 @@ pub struct Area {
     pub vcpu: u64,
     /// Address of the thunk that leaves after a host fault.
     pub fault_thunk: u64,
+    /// What `recover` finds the flags by: an image of them (LAHF; SETO), a value of RSP.
+    pub kept_flags: u64,
+    pub kept_operand: u64,
+    /// Per class: where recovered flags let an indirect jump go on.
+    pub recovered: [u64; 2],
     /// Limits for inline checks, by segment register: the first offset that may not be read
     /// (written) any more; 0 where no access may be.
     pub readable: [u64; 6],
@@ -86,8 +93,11 @@ pub struct Area {
     pub tlb: [Tlb; 2],
     /// Per class: identity of the page (`link::PageIds`) that code at a virtual page comes from.
     pub code_tlb: [[u32; CODE_TLB_ENTRIES]; 2],
-    /// Per class: host address of the block that an indirect jump to RIP should try.
+    /// Per class: host address of the block that an indirect jump to RIP should try, if that doesn't
+    /// need the flags.
     pub jump: [[u64; JUMP_ENTRIES]; 2],
+    /// The same for blocks that do.
+    pub jump_live: [[u64; JUMP_ENTRIES]; 2],
 }
 
 pub struct Env {

@@ -37,6 +37,7 @@ fn thunks() -> (Thunks, Vec<(u64, &'static str)>) {
         enter: add("enter"),
         exit: add("exit"),
         lookup: add("lookup"),
+        lookup_saved: add("lookup_saved"),
         lookup_kept: add("lookup_kept"),
         exit_link: add("exit_link"),
         exit_interpret: add("exit_interpret"),
@@ -46,6 +47,10 @@ fn thunks() -> (Thunks, Vec<(u64, &'static str)>) {
         miss_saved: add("miss_saved"),
         assist: add("assist"),
         load_fpu: add("load_fpu"),
+        interpret_here: add("interpret_here"),
+        recover: add("recover"),
+        recover_kept: [add("recover_kept"), add("recover_kept_user")],
+        recovered: [add("recovered"), add("recovered_user")],
     };
     (thunks, names)
 }
@@ -65,12 +70,16 @@ fn fields() -> Vec<(usize, &'static str)> {
         (offset_of!(Area, fpu_live), "fpu_live"),
         (offset_of!(Area, exit_kind), "exit_kind"),
         (offset_of!(Area, exit_link), "exit_link"),
+        (offset_of!(Area, kept_flags), "kept_flags"),
+        (offset_of!(Area, kept_operand), "kept_operand"),
+        (offset_of!(Area, recovered), "recovered"),
         (offset_of!(Area, readable), "readable"),
         (offset_of!(Area, writable), "writable"),
         (offset_of!(Area, saved), "saved"),
         (offset_of!(Area, tlb), "tlb"),
         (offset_of!(Area, code_tlb), "code_tlb"),
         (offset_of!(Area, jump), "jump"),
+        (offset_of!(Area, jump_live), "jump_live"),
     ];
     fields.sort();
     fields
@@ -147,7 +156,7 @@ fn translate(case: &Case) -> String {
     // SAFETY: the page lives longer than its copy is used.
     unsafe { copy.start(page.as_ptr()) };
     let mut insns = Vec::new();
-    block::decode(mode, RIP, &mut copy, 0, &mut insns);
+    let plan = block::decode(mode, RIP, &mut copy, 0, &mut insns).plan;
     let source = Source {
         mode: *mode,
         rip: RIP,
@@ -159,6 +168,7 @@ fn translate(case: &Case) -> String {
         second: None,
         first_link: 0,
         grouped: true,
+        plan,
         bmi2: true,
         first_assist: 0,
         has_rdtscp: true,
@@ -185,6 +195,7 @@ fn translate(case: &Case) -> String {
         let e = &built.entries;
         for (name, at) in [
             ("indirect", e.indirect),
+            ("lost", e.lost),
             ("guarded", e.guarded),
             ("polled", e.polled),
             ("main", e.main),

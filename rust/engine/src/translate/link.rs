@@ -4,10 +4,11 @@
 //! the dispatcher; `connect` retargets it to the block.  An indirect jump goes through a table by the
 //! low 16 bits of RIP, and the block it lands on checks whether it is meant.
 
-use super::block::{Built, Entry, PageCheck};
+use super::block::{Built, Entry, PageCheck, Recovery};
 use super::cache::CodeCache;
 use super::env::{Area, JUMP_ENTRIES};
 use super::mode::Mode;
+use super::runtime::Thunks;
 use super::template::Template;
 use crate::memory::PAGE;
 use std::collections::HashMap;
@@ -20,8 +21,7 @@ pub const NONE: u32 = u32::MAX;
 const MAX_BLOCKS: usize = 1 << 18;
 const MAX_LINKS: usize = 1 << 19;
 const MAX_MAP: usize = 1 << 22;
-/// Those of one more block fit below 2^16 (`Builder::compare_identity`).
-const MAX_PAGE_IDS: usize = (1 << 16) - 8;
+const MAX_PAGE_IDS: usize = 1 << 17;
 const MAX_CODE_PAGES: usize = 1 << 14;
 const MAX_MODES: usize = 1 << 12;
 
@@ -59,6 +59,7 @@ pub type Map<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
 #[derive(Clone, Copy, Debug)]
 pub struct HostEntries {
     pub indirect: u64,
+    pub lost: u64,
     pub guarded: u64,
     pub polled: u64,
     pub main: u64,
@@ -80,6 +81,9 @@ pub struct Block {
     /// liveness relies on, the end of a straddling instruction.
     pub sources: [(u64, u64); 3],
     pub alive: bool,
+    /// It doesn't need the flags of its predecessor.
+    pub carefree: bool,
+    pub recovery: Option<Recovery>,
 }
 
 /// A range of a table that belongs to one block.
@@ -138,6 +142,10 @@ impl Block {
         self.bytes
     }
 
+    pub fn rip(&self) -> u64 {
+        self.key.rip
+    }
+
     pub fn holds(&self, host: u64) -> bool {
         (self.start..=self.start + self.bytes as u64).contains(&host)
     }
@@ -156,6 +164,8 @@ pub struct Link {
     field: u64,
     /// Host address of its stub.
     stub: u64,
+    /// Host address of the rel32 of the stub's jump that is taken once the flags are recovered, or 0.
+    recovering: u64,
     /// RIP it goes to.
     pub target: u64,
     entry: Entry,
@@ -164,6 +174,16 @@ pub struct Link {
     /// Its neighbours among the links to the same block, or NONE.
     next: u32,
     previous: u32,
+}
+
+impl Link {
+    /// Has it go to its stub, which asks for the target.
+    fn unlink(&self, cache: &mut CodeCache) {
+        cache.patch_rel32(self.field, self.stub);
+        if self.recovering != 0 {
+            cache.patch_rel32(self.recovering, self.recovering + 4);
+        }
+    }
 }
 
 /// Blocks of one page of physical memory.
@@ -281,8 +301,7 @@ impl BlockTable {
     pub fn reset(&mut self, index: u32, cache: &mut CodeCache) {
         for link in self.blocks[index as usize].links.range() {
             self.disconnect(link as u32);
-            let l = &self.links[link];
-            cache.patch_rel32(l.field, l.stub);
+            self.links[link].unlink(cache);
         }
         let block = &mut self.blocks[index as usize];
         block.sources = [(0, 0); 3];
@@ -340,6 +359,7 @@ impl BlockTable {
             map: Slots::at_end(self.map.len(), built.map.len()),
             entries: HostEntries {
                 indirect: base + e.indirect as u64,
+                lost: base + e.lost as u64,
                 guarded: base + e.guarded as u64,
                 polled: base + e.polled as u64,
                 main: base + e.main as u64,
@@ -349,10 +369,13 @@ impl BlockTable {
             incoming: NONE,
             sources: [(0, 0); 3],
             alive: true,
+            carefree: built.carefree,
+            recovery: built.recovery,
         };
         let links = built.exits.iter().map(|e| Link {
             field: base + e.field as u64,
             stub: base + e.stub as u64,
+            recovering: e.recovering.map_or(0, |at| base + at as u64),
             target: e.target,
             entry: e.entry,
             to: NONE,
@@ -400,11 +423,17 @@ impl BlockTable {
         let target = match l.entry {
             Entry::Main => b.entries.main,
             Entry::Polled => b.entries.polled,
+            Entry::Guarded if l.recovering != 0 && b.carefree => b.entries.lost,
             Entry::Guarded => b.entries.guarded,
         };
         (l.to, l.next, l.previous) = (block, first, NONE);
         b.incoming = link;
-        cache.patch_rel32(l.field, target);
+        let field = match l.recovering {
+            0 => l.field,
+            _ if b.carefree => l.field,
+            recovering => recovering,
+        };
+        cache.patch_rel32(field, target);
         if first != NONE {
             self.links[first as usize].previous = link;
         }
@@ -430,15 +459,21 @@ impl BlockTable {
 
     /// Takes a block out of everything that could lead to it.  Allocates and frees nothing: the
     /// guest's vector registers may be live.
-    pub fn remove(&mut self, index: u32, cache: &mut CodeCache, area: &mut Area, lookup: u64) {
+    pub fn remove(&mut self, index: u32, cache: &mut CodeCache, area: &mut Area, thunks: &Thunks) {
         let block = &mut self.blocks[index as usize];
         if !std::mem::replace(&mut block.alive, false) {
             return;
         }
         let slot = block.key.rip as usize % JUMP_ENTRIES;
-        for class in &mut area.jump {
-            if class[slot] == block.entries.indirect {
-                class[slot] = lookup;
+        let unknown = [
+            (&mut area.jump, thunks.recover),
+            (&mut area.jump_live, thunks.lookup),
+        ];
+        for (table, unknown) in unknown {
+            for class in table {
+                if class[slot] == block.entries.indirect {
+                    class[slot] = unknown;
+                }
             }
         }
         let (own, sources) = (block.links.range(), block.sources);
@@ -448,7 +483,7 @@ impl BlockTable {
                 break;
             }
             let l = &self.links[link as usize];
-            cache.patch_rel32(l.field, l.stub);
+            l.unlink(cache);
             self.disconnect(link);
         }
         for link in own {
@@ -499,36 +534,48 @@ impl BlockTable {
     }
 
     /// Says which mode jump table `class` is about to serve; entries of another one are dropped.
-    pub fn set_jump_mode(&mut self, class: usize, mode: &Mode, area: &mut Area, lookup: u64) {
+    pub fn set_jump_mode(&mut self, class: usize, mode: &Mode, area: &mut Area, thunks: &Thunks) {
         if self.serves(class, mode) {
             return;
         }
         self.jump_mode[class] = Some(*mode);
-        self.clear_jumps(class, area, lookup);
+        self.clear_jumps(class, area, thunks);
     }
 
-    fn clear_jumps(&mut self, class: usize, area: &mut Area, lookup: u64) {
+    fn clear_jumps(&mut self, class: usize, area: &mut Area, thunks: &Thunks) {
         for slot in self.jump_log[class].drain(..) {
-            area.jump[class][slot as usize] = lookup;
+            area.jump[class][slot as usize] = thunks.recover;
+            area.jump_live[class][slot as usize] = thunks.lookup;
         }
     }
 
+    /// Has indirect jumps to `rip` find a block.
     pub fn set_jump(
         &mut self,
         class: usize,
         rip: u64,
-        indirect: u64,
+        block: u32,
         area: &mut Area,
-        lookup: u64,
+        thunks: &Thunks,
     ) {
-        if area.jump[class][rip as usize % JUMP_ENTRIES] == indirect {
+        let Block {
+            entries, carefree, ..
+        } = self.blocks[block as usize];
+        let slot = rip as usize % JUMP_ENTRIES;
+        let table = if carefree {
+            &mut area.jump
+        } else {
+            &mut area.jump_live
+        };
+        if table[class][slot] == entries.indirect {
             return;
         }
+        table[class][slot] = entries.indirect;
         if self.jump_log[class].len() >= JUMP_ENTRIES {
-            self.clear_jumps(class, area, lookup);
+            self.clear_jumps(class, area, thunks);
+            return;
         }
-        area.jump[class][rip as usize % JUMP_ENTRIES] = indirect;
-        self.jump_log[class].push(rip as u16);
+        self.jump_log[class].push(slot as u16);
     }
 
     /// Page numbers of all pages with code, which are then forgotten.

@@ -11,7 +11,8 @@
 //! 1. All that may fault in an instruction comes before its first change of guest state, and
 //!    between instructions guest state is the host registers plus `CpuState`; only RIP is implied
 //!    by the host's, through the block's map.  Flags that are overwritten before they can be read
-//!    may hold anything.
+//!    may hold anything; those that a block leaves to code it doesn't know can be found again
+//!    (`recover`).
 //! 2. Translated code never calls devices: an access the inline TLB can't serve leaves to the
 //!    interpreter, which runs on the thread's own stack.
 //! 3. No address is ever writable and executable.
@@ -26,6 +27,7 @@ pub(crate) mod fault;
 mod group;
 mod link;
 mod mode;
+mod recover;
 pub mod reencode;
 mod rules;
 mod runtime;
@@ -41,6 +43,8 @@ mod flags_tests;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+mod recover_tests;
+#[cfg(test)]
 mod tests;
 
 use crate::cpuid::Feature;
@@ -49,7 +53,7 @@ use crate::mmu::physical;
 use crate::mmu::walk::{Access, right};
 use crate::state::{attr, cr0, flags, seg};
 use crate::vcpu::{Vcpu, host_tsc, tsc_hz};
-use block::{Built, Insn, MAX_CODE, MAX_INSTRUCTIONS, PageCheck, PageCopy, Source};
+use block::{Built, Insn, MAX_CODE, MAX_INSTRUCTIONS, PageCheck, PageCopy, Recovery, Source};
 use cache::CodeCache;
 use emit::Asm;
 use env::{Area, CODE_TLB_ENTRIES, Env};
@@ -272,6 +276,7 @@ impl Vcpu {
 
     /// Interprets the instruction that host address `site` belongs to.
     fn interpret_at(&mut self, site: u64) {
+        self.recover_flags(site);
         if std::mem::take(&mut self.jit.straddled) {
             return self.ungroup(site);
         }
@@ -281,6 +286,31 @@ impl Vcpu {
                 self.step();
             }
             None => self.error = Some(format!("host fault at {site:#x}, in no block")),
+        }
+    }
+
+    /// The flags as the instruction at host address `site` finds them, if its block doesn't keep them.
+    fn recover_flags(&mut self, site: u64) {
+        let table = &self.jit.table;
+        let (Some(index), Some(rip)) = (table.block_at(site), table.guest_rip(site)) else {
+            return;
+        };
+        let block = &table.blocks[index as usize];
+        let Some(Recovery { zone, code }) = block.recovery else {
+            return;
+        };
+        if rip.wrapping_sub(block.rip()) < zone as u64 {
+            return;
+        }
+        let code = block.start() + code as u64;
+        let area = self.env.area();
+        let class = self.mode().class();
+        // SAFETY: translated code isn't running; the class is that of the block, whose code to recover
+        // flags goes on where we say and touches nothing else.
+        unsafe {
+            (*area).recovered[class] = self.jit.thunks.exit;
+            self.run_from(code);
+            (*area).recovered = self.jit.thunks.recovered;
         }
     }
 
@@ -377,7 +407,7 @@ impl Vcpu {
         area.code_tlb[class][vpn as usize % CODE_TLB_ENTRIES] = id;
         self.jit
             .table
-            .set_jump_mode(class, &mode, area, self.jit.thunks.lookup);
+            .set_jump_mode(class, &mode, area, &self.jit.thunks);
         let physical = page.page + linear % PAGE;
         let key = Key {
             physical,
@@ -408,11 +438,10 @@ impl Vcpu {
             // SAFETY: as above.
             unsafe { (*self.env.area()).code_tlb[class][slot] = second.id };
         }
-        let indirect = self.jit.table.blocks[block as usize].entries.indirect;
         // SAFETY: as above.
         let area: &mut Area = unsafe { &mut *self.env.area() };
-        let lookup = self.jit.thunks.lookup;
-        self.jit.table.set_jump(class, rip, indirect, area, lookup);
+        let thunks = &self.jit.thunks;
+        self.jit.table.set_jump(class, rip, block, area, thunks);
         Some(block)
     }
 
@@ -461,7 +490,8 @@ impl Vcpu {
             jit.table.note_source(index, key.physical, length as u64);
             return Some(index);
         }
-        let peeked = block::decode(mode, key.rip, &mut self.jit.page, offset, insns);
+        let block::Liveness { peeked, plan } =
+            block::decode(mode, key.rip, &mut self.jit.page, offset, insns);
         let mut next_page = None;
         if insns.is_empty() && in_page < 15 {
             next_page = self.decode_straddling(insns, mode, key.rip, linear);
@@ -481,6 +511,7 @@ impl Vcpu {
             second: next_page.map(|(check, _)| check),
             first_link: 0,
             grouped: !self.jit.table.is_ungrouped(&key),
+            plan,
             bmi2: self.jit.bmi2,
             first_assist: self.jit.assists.len() as u32,
             has_rdtscp: self.model.has(Feature::RDTSCP),
@@ -558,9 +589,7 @@ impl Vcpu {
         }
         // SAFETY: the Area is this vCPU's own; no translated code is running.
         let area: &mut Area = unsafe { &mut *self.env.area() };
-        for class in &mut area.jump {
-            class.fill(self.jit.thunks.lookup);
-        }
+        runtime::clear_jumps(area, &self.jit.thunks);
         // Identities of pages are given out anew.
         area.code_tlb = [[0; CODE_TLB_ENTRIES]; 2];
         self.jit.table.clear();

@@ -9,7 +9,7 @@ use super::emit::{
     Alu, Asm, Cond, Gpr, Mem, R8, R9, R10, R11, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, StateOp,
     W8, W16, W32, W64, Xmm,
 };
-use super::env::{Area, Env, TLB_ENTRIES};
+use super::env::{Area, Env, JUMP_ENTRIES, TLB_ENTRIES};
 use crate::fpustate::legacy;
 use crate::memory::PAGE;
 use crate::mmu::physical;
@@ -98,6 +98,8 @@ pub struct Thunks {
     pub exit: u64,
     /// Leaves with LOOKUP, RIP in R9: the target of indirect jumps that nothing is known about.
     pub lookup: u64,
+    /// As `lookup`, flags saved in AX and RAX in R11.
+    pub lookup_saved: u64,
     /// As `lookup`, RCX in R11.
     pub lookup_kept: u64,
     pub exit_link: u64,
@@ -112,6 +114,14 @@ pub struct Thunks {
     pub assist: u64,
     /// Loads the guest's FPU and SIMD state; keeps all registers and flags.
     pub load_fpu: u64,
+    /// Called where the interpreter must do an instruction whose host code this is: INTERPRET_AT.
+    pub interpret_here: u64,
+    /// An indirect jump found no block that doesn't need the flags: goes to R11 to recover them.
+    pub recover: u64,
+    /// Per class: recovers the flags from `Area::kept_flags`.
+    pub recover_kept: [u64; 2],
+    /// Per class: the flags are back, and an indirect jump goes on through `Area::jump_live`.
+    pub recovered: [u64; 2],
 }
 
 type Enter = extern "sysv64" fn(*mut Area);
@@ -174,6 +184,10 @@ pub fn emit_thunks(cache: &mut CodeCache, asm: &mut Asm) -> Result<Thunks, &'sta
         a.jmp_to(exit);
     })?;
     let lookup = thunks.lookup;
+    thunks.lookup_saved = add(&mut |a: &mut Asm| {
+        emit_restore_flags(a);
+        a.jmp_to(lookup);
+    })?;
     thunks.lookup_kept = add(&mut |a: &mut Asm| {
         a.mov(W64, RCX, R11);
         a.jmp_to(lookup);
@@ -181,6 +195,15 @@ pub fn emit_thunks(cache: &mut CodeCache, asm: &mut Asm) -> Result<Thunks, &'sta
     thunks.miss = add(&mut |a: &mut Asm| emit_miss(a, interpret_at, false))?;
     thunks.miss_saved = add(&mut |a: &mut Asm| emit_miss(a, interpret_at, true))?;
     thunks.load_fpu = add(&mut emit_load_fpu)?;
+    thunks.interpret_here = add(&mut |a: &mut Asm| {
+        a.pop_mem(area!(exit_site));
+        a.jmp_to(interpret_at);
+    })?;
+    thunks.recover = add(&mut |a: &mut Asm| a.jmp_indirect(R11))?;
+    for class in 0..2 {
+        thunks.recovered[class] = add(&mut |a: &mut Asm| emit_recovered(a, class))?;
+        thunks.recover_kept[class] = add(&mut |a: &mut Asm| emit_recover_kept(a, class))?;
+    }
     thunks.assist = add(&mut emit_assist)?;
     cache.keep();
     Ok(thunks)
@@ -199,7 +222,7 @@ fn emit_enter(a: &mut Asm) {
     emit_resume(a);
 }
 
-/// Loads the guest's registers and flags and goes to `enter_target`, with RIP in R9.
+/// Loads the guest's registers and flags and goes to `enter_target`, as an indirect jump does.
 fn emit_resume(a: &mut Asm) {
     a.push_mem(area!(host_flags));
     a.popfq();
@@ -207,6 +230,7 @@ fn emit_resume(a: &mut Asm) {
         a.mov(W64, host, gpr_home(guest));
     }
     a.mov(W64, R9, area!(cpu.rip));
+    a.mov(W64, R11, area!(enter_recovery));
     a.jmp_indirect(area!(enter_target));
 }
 
@@ -291,6 +315,26 @@ fn emit_exit(a: &mut Asm) {
         a.pop(r);
     }
     a.ret();
+}
+
+/// In: R9 = RIP, the flags are the guest's.
+fn emit_recovered(a: &mut Asm, class: usize) {
+    let table = offset_of!(Area, jump_live) + class * size_of::<[u64; JUMP_ENTRIES]>();
+    a.movzx(W32, R10, W16, R9);
+    a.jmp_indirect(Mem::base(RSP).index(R10, 8).disp(table as i32));
+}
+
+/// R9 is kept.
+fn emit_recover_kept(a: &mut Asm, class: usize) {
+    emit_kept_flags(a);
+    a.jmp_indirect(field(offset_of!(Area, recovered) + 8 * class));
+}
+
+/// Flags = `Area::kept_flags`; R11 is lost.
+pub fn emit_kept_flags(a: &mut Asm) {
+    a.mov(W64, R11, RAX);
+    a.movzx(W32, RAX, W16, area!(kept_flags));
+    emit_restore_flags(a);
 }
 
 /// Called: the return address lies just below the Area.
@@ -460,15 +504,22 @@ impl Vcpu {
     }
 }
 
+/// Forgets all targets of indirect jumps.
+pub fn clear_jumps(area: &mut Area, thunks: &Thunks) {
+    for class in 0..2 {
+        area.jump[class].fill(thunks.recover);
+        area.jump_live[class].fill(thunks.lookup);
+    }
+}
+
 /// Fills in what the thunks need of the Area.
 pub fn init_area(env: &Env, thunks: &Thunks) {
     // SAFETY: called before any translated code runs; the Area is mapped.
     let area = unsafe { &mut *env.area() };
     area.host_mxcsr = 0x1F80;
     area.fault_thunk = thunks.fault;
-    for class in &mut area.jump {
-        class.fill(thunks.lookup);
-    }
+    area.recovered = thunks.recovered;
+    clear_jumps(area, thunks);
     for tlb in &mut area.tlb {
         super::tlb::clear(&mut tlb.read);
         super::tlb::clear(&mut tlb.write);

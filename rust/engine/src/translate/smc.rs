@@ -106,7 +106,6 @@ impl Vcpu {
         // SAFETY: the Area is this vCPU's own; translated code isn't running or waits for a helper.
         let area = unsafe { &mut *self.env.area() };
         let jit = &mut self.jit;
-        jit.table
-            .remove(index, &mut jit.cache, area, jit.thunks.lookup);
+        jit.table.remove(index, &mut jit.cache, area, &jit.thunks);
     }
 }
