@@ -36,8 +36,8 @@ from ring3.boards import pc
 from ring3.bus import Bus, Pins
 from ring3.char import CharBackend, open_backend
 from ring3.char.memory import MemoryBackend
-from ring3.char.tap import Tap
 from ring3.char.printer import open_printer
+from ring3.char.tap import Tap
 from ring3.clock import NS_PER_S, HostClock
 from ring3.config import DisplayConfig, File, MachineConfig, configure
 from ring3.devices.video.source import VgaSource
