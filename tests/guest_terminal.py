@@ -63,12 +63,17 @@ def image(name: str) -> str:
 def busybox_root(architecture: str) -> bytes:
     """An initramfs that starts a shell on the console."""
     root = Initramfs()
+    busybox(root, architecture)
+    root.file("/init", b"#!/bin/sh\nmount -t proc proc /proc\nmount -t sysfs sys /sys\nexec sh\n", mode=0o755)
+    return root.build()
+
+
+def busybox(root: Initramfs, architecture: str, *more: str) -> None:
+    """What a shell needs, with `more` applets than the usual ones."""
     root.file("/bin/busybox", Path(image(f"busybox-{architecture}")).read_bytes(), mode=0o755)
-    for applet in ("sh", "mount", "uname", "cat", "poweroff", "reboot", "sha256sum", "dd", "sleep"):
+    for applet in ("sh", "mount", "uname", "cat", "poweroff", "reboot", "sha256sum", "dd", "sleep", *more):
         root.symlink(f"/bin/{applet}", "busybox")
     root.directory("/proc")
     root.directory("/sys")
     root.device("/dev/console", 5, 1)
     root.device("/dev/null", 1, 3, mode=0o666)
-    root.file("/init", b"#!/bin/sh\nmount -t proc proc /proc\nmount -t sysfs sys /sys\nexec sh\n", mode=0o755)
-    return root.build()

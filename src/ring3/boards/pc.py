@@ -531,6 +531,7 @@ def post(bus: Bus) -> None:
     writes += firmware_post.interrupt_controllers(0x20, 0xA0, 0x4D0, level)
     writes += firmware_post.system_timer(0x40)
     writes += firmware_post.dma_cascade(0xC0)
+    writes += firmware_post.keyboard_controller(0x64, 0x60)
     for pirq, irq in enumerate(PIRQ_ROUTE):
         writes += config(ISA_BRIDGE, 0, 0x60 + pirq, irq, 1)
     writes += config(ISA_BRIDGE, PM_FUNCTION, 0x3C, SCI_IRQ, 1)

@@ -136,6 +136,10 @@ class _Events:
         finally:
             self._waiting.discard(done)
 
+    @property
+    def waiting(self) -> bool:
+        return bool(self._queue)
+
     def clear(self) -> None:
         with self._lock:
             self._queue.clear()
@@ -232,6 +236,11 @@ class Keyboard:
         """1 Scroll Lock, 2 Num Lock, 4 Caps Lock."""
         return self._device().leds
 
+    @property
+    def pending(self) -> bool:
+        """The guest has not taken all of it yet."""
+        return self._events.waiting or self._device().pending
+
     def reset(self) -> None:
         """The machine is reset: what waits is not for the system that comes."""
         self._events.clear()
@@ -296,6 +305,11 @@ class Mouse:
     def absolute(self) -> bool:
         """The guest knows where on the screen the mouse points; otherwise only how it moves."""
         return self._device() is not self._relative
+
+    @property
+    def pending(self) -> bool:
+        """The guest has not taken all of it yet."""
+        return self._events.waiting or self._device().pending
 
     def move(self, x: int, y: int) -> None:
         """Points at a pixel; where `absolute` is False, moves by the difference to where it pointed last."""

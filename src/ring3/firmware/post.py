@@ -72,6 +72,11 @@ def local_apic() -> list[tuple[int, int]]:
     return [(0x0F0, enabled | 0x0F), (0x350, ext_int), (0x360, nmi)]
 
 
+def keyboard_controller(command: int, data: int) -> list[PortWrite]:
+    """The 8042's command byte: scan codes translated to set 1, both interrupts on, self-test passed."""
+    return [(command, 0x60, 1), (data, 0x47, 1)]
+
+
 def system_timer(pit: int) -> list[PortWrite]:
     """Counter 0 in mode 3 with 65536: 18.2 interrupts a second."""
     return [(pit + 3, 0x36, 1), (pit, 0, 1), (pit, 0, 1)]
