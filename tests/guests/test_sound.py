@@ -68,5 +68,7 @@ def test_what_is_played_arrives_sample_for_sample(card, form, tmp_path):
         machine.serial[0].send(f"/bin/play {arguments}; echo st''atus $?\n")
         machine.serial[0].expect("status 0")
     with wave.open(f"{tmp_path}/out.wav") as file:
-        assert (file.getframerate(), file.getnchannels(), 8 * file.getsampwidth()) == form
+        assert (file.getframerate(), file.getnchannels()) == (rate, channels)
+        if 8 * file.getsampwidth() > bits:      # the driver of the SB16 prefers its 16-bit channel
+            samples = b"".join(bytes((0, sample ^ 0x80)) for sample in samples)
         assert samples in file.readframes(1 << 24)
