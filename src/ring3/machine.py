@@ -46,7 +46,7 @@ from ring3.display.input import Keyboard, Mouse
 from ring3.display.open import Consoles, face_of
 from ring3.display.screen import Screen
 from ring3.errors import ConfigError, EngineError, HostError, VmError
-from ring3.firmware import acpi, boot, e820, initrd, post, rom
+from ring3.firmware import acpi, boot, e820, initrd, post, rom, text_mode
 from ring3.firmware.handover import Boot, Kernel, Target
 from ring3.media import Media
 from ring3.report import triple_fault_report
@@ -223,7 +223,9 @@ class Machine:
     def _prepare_boot(self, kernel: Kernel) -> Boot:
         memory = self.config.memory_bytes
         long_mode = bool(self.vcpu.cpuid(0x8000_0001)[3] & LONG_MODE)
-        return boot.load(kernel, Target(memory, e820.memory_map(memory), self._tables.rsdp, long_mode))
+        has_vga = "vga" in self.devices
+        target = Target(memory, e820.memory_map(memory), self._tables.rsdp, long_mode, has_vga)
+        return boot.load(kernel, target)
 
     def _power_on(self, kernel: Kernel | None) -> None:
         """Power-on or reset.  RAM is left as it is, as on hardware; without a kernel, firmware goes on."""
@@ -240,7 +242,10 @@ class Machine:
         ports = tuple(port for port, _ in pc.COM[: len(self.serial)])
         printers = tuple(port for port, _ in pc.fitted_lpt(self._pc))
         self._vm.write_physical(0, rom.interrupt_vectors())
-        self._vm.write_physical(rom.BIOS_DATA, rom.bios_data_area(ports, printers))
+        video = text_mode.COLOR_80 if "vga" in self.devices else 0
+        self._vm.write_physical(rom.BIOS_DATA, rom.bios_data_area(ports, printers, video))
+        for address, data in text_mode.bios_data() if video else []:
+            self._vm.write_physical(address, data)
         self._vm.write_physical(e820.EBDA, rom.extended_bios_data_area())
         self._vm.write_physical(rom.FACS, self._tables.facs)
         for address, data in handover.writes:
@@ -488,6 +493,8 @@ class Machine:
         except BaseException as error:
             self._device_error(error)
         finally:
+            if self._screen is not None and self._loop is not None:
+                self._loop.loop.call_soon_threadsafe(self._screen.close)    # who waits for it waits in vain
             with self._changed:
                 self._finished = True
                 self._changed.notify_all()

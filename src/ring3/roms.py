@@ -18,6 +18,9 @@ class Roms:
         if config.starts_with == "bios":
             vga = find.seabios(find.VGA_BIOS)
             self.settings = {"rom": find.seabios(find.BIOS), "option_roms": {pc.VGA_ROM: vga}}
+        elif config.starts_with == "kernel" and find.present(find.VGA_BIOS):
+            # Not run, but the screen's font is in it.
+            self.settings = {"option_roms": {pc.VGA_ROM: find.seabios(find.VGA_BIOS)}}
         elif config.starts_with == "uefi":
             self.settings = {"rom": find.ovmf(find.OVMF), "flash": self._flash(config.uefi_variables)}
 

@@ -7,6 +7,7 @@ from ring3.machine import Machine
 
 pytestmark = [
     pytest.mark.guest,
+    pytest.mark.timeout(600),
     pytest.mark.skipif(not find.present(find.OVMF), reason="OVMF is not there: apt install ovmf"),
 ]
 TIMEOUT_S = 120

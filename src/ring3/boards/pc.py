@@ -62,8 +62,9 @@ from ring3.devices.virtio.rng import VirtioRng
 from ring3.devices.vmware import backdoor
 from ring3.devices.vmware.backdoor import Backdoor
 from ring3.devices.vmware.pointer import VmMouse
+from ring3.display.glyphs import find_fonts
 from ring3.errors import ConfigError
-from ring3.firmware import configuration, e820
+from ring3.firmware import configuration, e820, text_mode
 from ring3.firmware import post as firmware_post
 from ring3.firmware.acpi import Platform, Polarity, Trigger
 from ring3.firmware.e820 import HIGH
@@ -519,6 +520,7 @@ def reset(bus: Bus, cfg: PcConfig) -> None:
             bus.devices["rtc"].set_cmos(index, value)
         if cfg.rom is None:
             post(bus)
+            start_text_mode(bus, cfg)
         if cfg.rom is None or cfg.flash is not None:
             open_ide_channels(bus)          # OVMF expects them open
 
@@ -541,6 +543,15 @@ def post(bus: Bus) -> None:
     writes += config(ISA_BRIDGE, IDE_FUNCTION, 0x04, 0x0005, 2)
     for port, value, size in writes:
         bus.write_port(port, value, size)
+
+
+def start_text_mode(bus: Bus, cfg: PcConfig) -> None:
+    vga = bus.devices.get("vga")
+    if vga is not None:
+        fonts = find_fonts(cfg.option_roms.get(VGA_ROM, b""))
+        vga.memory.write(0, text_mode.memory(fonts.get(text_mode.GLYPH_ROWS, b"")))
+        for port, value, size in text_mode.port_writes():
+            bus.write_port(port, value, size)
 
 
 def open_ide_channels(bus: Bus) -> None:

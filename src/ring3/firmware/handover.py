@@ -20,6 +20,7 @@ class Target:
     regions: list[Region]                           # the E820 map
     rsdp: int                                       # address of the ACPI root pointer
     long_mode: bool                                 # does the CPU model have it
+    text_mode: bool = False                         # there is a VGA, and it shows text
 
     @property
     def low_memory(self) -> int:

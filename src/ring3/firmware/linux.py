@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass
 
 from ring3.errors import ConfigError
-from ring3.firmware import flat
+from ring3.firmware import flat, text_mode
 from ring3.firmware.e820 import EXTENDED, KIB, Kind, Region
 from ring3.firmware.handover import PAGE, Boot, Kernel, Target, encode_command_line, too_small
 
@@ -194,6 +194,9 @@ def boot_params(header: Header, target: Target, address: int, initrd: tuple[int,
     """The zero page; `address` is where the kernel was put, `initrd` its address and size."""
     page = bytearray(PAGE)
     page[Field.SETUP_SECTS : Field.SETUP_SECTS + len(header.raw)] = header.raw
+    if target.text_mode:
+        info = text_mode.screen_info()
+        page[: len(info)] = info
 
     def put(offset: int, layout: str, *values: int) -> None:
         struct.pack_into("<" + layout, page, offset, *values)

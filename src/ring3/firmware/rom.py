@@ -50,11 +50,16 @@ def interrupt_vectors() -> bytes:
     )
 
 
-def bios_data_area(serial_ports: tuple[int, ...], parallel_ports: tuple[int, ...] = ()) -> bytes:
-    """What goes to 400h: COM and LPT ports, the EBDA's segment, equipment, conventional memory in KiB."""
+def bios_data_area(
+    serial_ports: tuple[int, ...], parallel_ports: tuple[int, ...] = (), video: int = 0
+) -> bytes:
+    """What goes to 400h: COM and LPT ports, the EBDA's segment, equipment, conventional memory in KiB.
+
+    `video`: its bits in the equipment word.
+    """
     com = [*serial_ports, 0, 0, 0, 0][:4]
     lpt = [*parallel_ports, 0, 0, 0][:3]
-    equipment = len(parallel_ports) << 14 | len(serial_ports) << 9 | 0x0002     # an x87 is there
+    equipment = len(parallel_ports) << 14 | len(serial_ports) << 9 | video | 0x0002     # an x87 is there
     return struct.pack("<4H3HHHBH", *com, *lpt, EBDA >> 4, equipment, 0, EBDA // KIB)
 
 

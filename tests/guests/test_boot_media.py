@@ -1,0 +1,91 @@
+"""Media of Debian's packages, booted by SeaBIOS and read off the screen."""
+
+import pytest
+
+from guest_terminal import image
+from ring3.firmware import find
+from ring3.machine import Machine
+
+pytestmark = [
+    pytest.mark.guest,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(not find.present(find.BIOS), reason="SeaBIOS is not there: apt install seabios"),
+]
+BOOT_S = 60                             # on a machine that is busy with other tests
+PASS_S = 1500
+
+
+def bios(**settings):
+    return Machine(firmware="bios", memory="64M", **settings)
+
+
+def test_the_bios_shows_itself_and_what_it_tries():
+    with bios() as vm:
+        vm.screen.wait("SeaBIOS (version", timeout_s=BOOT_S)
+        vm.screen.wait("No bootable device", timeout_s=BOOT_S)
+        assert "Booting from Hard Disk..." in vm.screen.text()
+
+
+@pytest.mark.parametrize(
+    ("order", "first"), [("cdrom,floppy", "ISOLINUX"), ("floppy,cdrom", "Welcome to GRUB!")]
+)
+def test_the_boot_order_is_as_asked(order, first):
+    with bios(boot=order, floppy=image("grub-rescue-floppy.img"), cdrom=image("ipxe.iso")) as vm:
+        vm.screen.wait(first, timeout_s=BOOT_S)
+
+
+def test_the_boot_menu_waits_for_a_key():
+    with bios(boot_menu=True) as vm:
+        vm.screen.wait("Press ESC for boot menu", timeout_s=BOOT_S)
+        vm.keyboard.press("esc")
+        vm.screen.wait("Select boot device", timeout_s=BOOT_S)
+
+
+@pytest.mark.parametrize(("drive", "name", "root"), [
+    ("floppy", "grub-rescue-floppy.img", "(fd0)"),
+    ("cdrom", "grub-rescue-cdrom.iso", "(cd)"),
+])
+def test_grub_shows_its_menu_and_lists_its_medium(drive, name, root):
+    with bios(**{drive: image(name)}) as vm:
+        vm.screen.wait("highlighted entry will be executed", timeout_s=BOOT_S)
+        vm.keyboard.press("c")
+        vm.screen.wait("grub>", timeout_s=BOOT_S)
+        vm.keyboard.type(f"ls {root}/boot/grub\n")
+        vm.screen.wait("i386-pc/", timeout_s=BOOT_S)
+
+
+def test_ctrl_alt_del_boots_again():
+    with bios(floppy=image("grub-rescue-floppy.img")) as vm:
+        vm.screen.wait("highlighted entry will be executed", timeout_s=BOOT_S)
+        vm.keyboard.press("c")
+        vm.screen.wait("grub>", timeout_s=BOOT_S)
+        vm.keyboard.type("reboot\n")
+        vm.screen.wait("highlighted entry will be executed", timeout_s=BOOT_S)
+
+
+def test_ipxe_comes_to_its_prompt():
+    with bios(cdrom=image("ipxe.iso")) as vm:
+        vm.screen.wait("iPXE initialising devices", timeout_s=BOOT_S)
+        for _ in range(BOOT_S):
+            vm.keyboard.press("ctrl-b")
+            if vm.wait(timeout_s=0.5) is not None or "iPXE>" in vm.screen.text():
+                break
+        vm.keyboard.type("config -h\n")
+        vm.screen.wait("Usage", timeout_s=BOOT_S)
+
+
+@pytest.mark.timeout(PASS_S + 100)
+@pytest.mark.parametrize("width", ["ia32", "x64"])
+def test_memtest86_finds_64_mib_without_errors(width):
+    with bios(cdrom=image(f"memtest86+{width}.iso")) as vm:
+        vm.screen.wait("<Enter> to start testing", timeout_s=BOOT_S)
+        vm.keyboard.press("enter")
+        vm.screen.wait(r"Pass: +1 +Errors: 0 ", regex=True, timeout_s=PASS_S)
+
+
+def test_gnu_mach_finds_the_machine_and_misses_its_boot_script():
+    with Machine(kernel=image("gnumach-486"), memory="64M") as vm:
+        vm.screen.wait("No bootstrap code loaded with t", timeout_s=BOOT_S)
+        shown = vm.screen.text()
+    assert "Intel 82371 PIIX3" in shown
+    assert "RING3 CD-ROM" in shown
