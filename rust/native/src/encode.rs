@@ -3,7 +3,6 @@
 use crate::device::locked;
 use engine::encode::format::{Painter, PixelFormat as Format};
 use engine::encode::{Area, frame, tight, zrle};
-use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -88,12 +87,12 @@ impl Frame {
         &self,
         py: Python<'_>,
         of: Rect,
-        pixels: PyBuffer<u8>,
+        pixels: &Bound<'_, PyBytes>,
         find_scroll: bool,
     ) -> PyResult<(Option<Copy>, Vec<Rect>)> {
-        let data = pixels.to_vec(py)?;
+        let data = pixels.as_bytes();
         let area = area(of);
-        let found = py.detach(|| locked(&self.frame).update(area, &data, find_scroll));
+        let found = py.detach(|| locked(&self.frame).update(area, data, find_scroll));
         let Some((scroll, changed)) = found else {
             return Err(PyValueError::new_err(format!(
                 "{} bytes are not the pixels of {of:?}, or that is not on the frame",

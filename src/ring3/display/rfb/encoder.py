@@ -3,8 +3,8 @@
 All of it runs in the hub's worker thread; the native calls and zlib drop the GIL.  Sent in chunks: a viewer
 that knows LastRect decodes the first while the next is made.
 
-Over a network all is compressed as the viewer wishes.  A local viewer's bytes cost nothing to carry, so there
-only what shrinks at little cost is.
+Over a network all is compressed as the viewer wishes.  A local viewer's bytes cost little to carry, so there
+zlib only wraps them, but for Tight's indices, which shrink at little cost.
 """
 
 import struct
@@ -91,7 +91,7 @@ class Encoder:
 
     def _zrle_bands(self, frame: Any, rect: Rect, pixel_format: Any) -> Iterator[bytes]:
         if self._zrle is None:
-            self._zrle = zlib.compressobj(self._level)
+            self._zrle = zlib.compressobj(0 if self._local else self._level)
         for top in range(0, rect.height, ZRLE_ROWS):
             band = Rect(rect.x, rect.y + top, rect.width, min(ZRLE_ROWS, rect.height - top))
             tiles = frame.zrle(_area(band), pixel_format)

@@ -256,7 +256,7 @@ class _Connection(asyncio.Protocol):
     # --- Wire ---
 
     def send(self, data: bytes) -> None:
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
     def close(self, reason: str) -> None:

@@ -7,6 +7,7 @@ import { openSound } from "./sound.js";
 const $ = (id) => document.getElementById(id);
 const RETRY_MS = 1500;
 const TOAST_MS = 5000;
+const HINT_MS = 5000;
 const KINDS = { cdrom: "CD", floppy: "Diskette" };
 
 let state = null;
@@ -15,7 +16,7 @@ let sound = null;
 const screen = openScreen($("screen"), {
     lost: () => veil("The connection is lost. Trying again …"),
     found: () => { if (!state?.paused) veil(null); },
-    hint: (text) => { $("hint").textContent = text ?? ""; $("hint").hidden = !text; },
+    hint: showHint,
     pointer: (message) => control?.readyState === WebSocket.OPEN && control.send(JSON.stringify(message)),
 });
 const serials = new Map();
@@ -59,6 +60,14 @@ async function act(verb, body = {}) {
 function veil(text) {
     $("veil-text").textContent = text ?? "";
     $("veil").hidden = !text;
+}
+
+let hintTimer = 0;
+function showHint(text) {
+    $("hint").textContent = text ?? "";
+    $("hint").hidden = !text;
+    clearTimeout(hintTimer);
+    hintTimer = setTimeout(() => { $("hint").hidden = true; }, HINT_MS);
 }
 
 let toastTimer = 0;

@@ -68,6 +68,7 @@ export function openScreen(element, { lost, found, hint, pointer }) {
         else hint(captured() ? "Escape releases the mouse" : "Click to give the machine the mouse");
     }
 
+    element.addEventListener("mouseenter", tell);
     document.addEventListener("pointerlockchange", () => {
         if (!captured() && held) pointer({ buttons: held = 0 });
         tell();

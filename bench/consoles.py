@@ -1,0 +1,204 @@
+#!/usr/bin/env python3
+"""Consoles: frames a second at a VNC client, what an idle viewer costs, what viewers cost a busy guest.
+
+    bench/consoles.py [--seconds N]
+
+The guest (native/screen.asm) redraws 1024x768x32 thirty times a second and computes in the time left.  The
+client takes updates as fast as it can and decodes nothing, as one with a processor of its own would.  What
+the vCPU's thread waits for a processor that other processes have does not count as the guest's time.
+"""
+
+import argparse
+import os
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from ring3 import Machine
+from ring3.testing.multiboot import multiboot
+
+SOURCE = Path(__file__).parent / "native/screen.asm"
+FRAMES_HZ = 30
+COUNTS = 0x300000
+SETTLE_S = 1.0
+ENCODINGS = {"Raw": 0, "Tight": 7, "ZRLE": 16}
+LAST_RECT = -224
+WIDTH, HEIGHT = 1024, 768
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement (default: 5)")
+    seconds = parser.parse_args().seconds
+    alone = None
+    print("| viewer | frames drawn/s | frames sent/s | MB/s | spare time of the guest |")
+    print("|---|---|---|---|---|")
+    for name in ("none", *ENCODINGS):
+        drawn, sent, rate, spare = busy(ENCODINGS.get(name), seconds)
+        alone = alone or spare
+        print(f"| {name} | {drawn:.1f} | {sent:.1f} | {rate / 1e6:.1f} | {100 * spare / alone:.0f} % |")
+    print(f"\nidle with a viewer: {100 * idle(seconds):.2f} % of a core")
+    return 0
+
+
+def guest(*defines: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder) / "guest"
+        subprocess.run(["nasm", "-f", "bin", *defines, "-o", str(binary), str(SOURCE)], check=True)
+        return multiboot(binary.read_bytes())
+
+
+def machine(*defines: str) -> Machine:
+    """The guest is assembled for the host's TSC."""
+    with Machine(memory="16M", serial="none") as probe:
+        tsc_hz = probe.vcpu.tsc_hz
+    kernel = guest(f"-DTSC_PER_FRAME={tsc_hz // FRAMES_HZ}", *defines)
+    return Machine(memory="32M", serial="none", display="vnc", kernel=kernel)
+
+
+def counts(vm: Machine) -> tuple[int, int]:
+    frames, loops = struct.unpack("<I4xQ", vm.memory.read(COUNTS, 16))
+    return frames, loops
+
+
+def waited_s() -> float:
+    """What the vCPU's thread was ready for and had no processor for."""
+    (vcpu,) = (thread for thread in threading.enumerate() if thread.name == "vcpu-0")
+    return int(Path(f"/proc/self/task/{vcpu.native_id}/schedstat").read_text().split()[1]) / 1e9
+
+
+def busy(encoding: int | None, seconds: float) -> tuple[float, float, float, float]:
+    """Frames drawn and sent a second, bytes a second, loops in the guest's spare time a second."""
+    with machine() as vm:
+        client = Client(vm.consoles()[0], encoding) if encoding is not None else None
+        time.sleep(SETTLE_S)
+        before, start_s, start_waited_s = (
+            (counts(vm), client.counts() if client else (0, 0)), time.monotonic(), waited_s())
+        time.sleep(seconds)
+        after, took_s = (counts(vm), client.counts() if client else (0, 0)), time.monotonic() - start_s
+        ran_s = took_s - (waited_s() - start_waited_s)
+        if client is not None:
+            client.close()
+    (frames, loops), (updates, size) = (
+        [late - early for early, late in zip(*pair, strict=True)] for pair in zip(before, after, strict=True))
+    return frames / took_s, updates / took_s, size / took_s, loops / ran_s
+
+
+def idle(seconds: float) -> float:
+    """CPU time of this process, with a viewer and a screen that stands still."""
+    with machine("-DSTILL") as vm:
+        client = Client(vm.consoles()[0], ENCODINGS["Tight"])
+        time.sleep(2 * SETTLE_S)
+        before = time.process_time()
+        time.sleep(seconds)
+        used = time.process_time() - before
+        client.close()
+    return used / seconds
+
+
+class Client:
+    """A viewer in a process of its own, which tells its counts when it is asked."""
+
+    def __init__(self, place: str, encoding: int) -> None:
+        port = place.rpartition(":")[2]
+        self._process = subprocess.Popen([sys.executable, __file__, "--client", port, str(encoding)],
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def counts(self) -> tuple[int, int]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        updates, size = self._process.stdout.readline().split()
+        return int(updates), int(size)
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+
+class Reader:
+    """Takes updates and counts them."""
+
+    def __init__(self, port: int, encoding: int) -> None:
+        self.updates = self.size = 0
+        self._socket = socket.create_connection(("127.0.0.1", port))
+        self._file = self._socket.makefile("rb", buffering=1 << 20)
+        self._exact(12)
+        self._socket.sendall(b"RFB 003.008\n\x01\x01")
+        self._exact(2 + 4 + 20)
+        self._exact(struct.unpack(">I", self._exact(4))[0])
+        self._socket.sendall(struct.pack(">BxHii", 2, 2, encoding, LAST_RECT))
+
+    def run(self) -> None:
+        incremental = 0
+        while True:
+            self._socket.sendall(struct.pack(">BBHHHH", 3, incremental, 0, 0, WIDTH, HEIGHT))
+            incremental = 1
+            self._update()
+            self.updates += 1
+
+    def _update(self) -> None:
+        kind, count = struct.unpack(">BxH", self._exact(4))
+        assert kind == 0
+        while count:
+            _, _, width, height, encoding = struct.unpack(">HHHHi", self._exact(12))
+            match encoding:
+                case 0:
+                    self._exact(4 * width * height)
+                case 7:
+                    self._tight(width, height)
+                case 16:
+                    self._exact(struct.unpack(">I", self._exact(4))[0])
+                case _ if encoding == LAST_RECT:
+                    return
+            count -= 1
+
+    def _tight(self, width: int, height: int) -> None:
+        control = self._exact(1)[0]
+        if control == 0x80:
+            self._exact(3)
+            return
+        bits = 24
+        if control & 0x40:
+            colours = self._exact(2)[1] + 1
+            self._exact(3 * colours)
+            bits = 1 if colours == 2 else 8
+        size = (width * bits + 7) // 8 * height
+        if size < 12:
+            self._exact(size)
+            return
+        length = shift = 0
+        while True:
+            byte = self._exact(1)[0]
+            length |= (byte if shift == 14 else byte & 0x7F) << shift
+            shift += 7
+            if shift == 21 or not byte & 0x80:
+                break
+        self._exact(length)
+
+    def _exact(self, length: int) -> bytes:
+        data = self._file.read(length)
+        if len(data) != length:
+            os._exit(0)
+        self.size += length
+        return data
+
+
+def client(port: int, encoding: int) -> None:
+    reader = Reader(port, encoding)
+    threading.Thread(target=reader.run, daemon=True).start()
+    for _ in sys.stdin:
+        print(reader.updates, reader.size, flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--client"]:
+        client(int(sys.argv[2]), int(sys.argv[3]))
+    else:
+        sys.exit(main())
