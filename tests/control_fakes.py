@@ -11,7 +11,7 @@ from ring3.control import home
 from ring3.control.server import ServerThread
 from ring3.display.screen import Screen
 from ring3.errors import ConfigError
-from ring3.machine import ExitReason, Result
+from ring3.result import ExitReason, Result
 
 
 class Recorder:

@@ -11,7 +11,7 @@ SRC = Path(__file__).parent.parent / "src" / "ring3"
 # Each layer may import itself and those above it here; neither half of the second imports the other.
 LAYERS = (
     ("errors", "trace"),
-    ("config",),
+    ("config", "result"),
     ("irq", "clock", "state", "char", "disk", "net", "display", "audio"),
     ("devices",),
     ("bus",),

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src/ring3"
 
 LAYERS = (                              # lowest first; members of one line don't import each other
     {"errors", "trace"},
-    {"config"},
+    {"config", "result"},
     {"irq", "clock", "state", "char", "disk", "audio"},
     {"display"},
     {"devices"},

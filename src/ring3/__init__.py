@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from ring3.control.spawn import start
     from ring3.display.screen import WaitError
     from ring3.errors import ConfigError, EngineError, HostError, ImageError, VmError
-    from ring3.machine import ExitReason, Machine, Result
+    from ring3.machine import Machine
+    from ring3.result import ExitReason, Result
 
 __all__ = [
     "CdromConfig",
@@ -43,7 +44,7 @@ _HOMES = {
     "DiskConfig": "config",
     "DisplayConfig": "config",
     "EngineError": "errors",
-    "ExitReason": "machine",
+    "ExitReason": "result",
     "ExpectError": "char.memory",
     "FloppyConfig": "config",
     "HostError": "errors",
@@ -52,7 +53,7 @@ _HOMES = {
     "MachineConfig": "config",
     "MemoryBackend": "char.memory",
     "RemoteMachine": "control.remote",
-    "Result": "machine",
+    "Result": "result",
     "VmError": "errors",
     "WaitError": "display.screen",
     "connect": "control.remote",

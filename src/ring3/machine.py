@@ -16,13 +16,11 @@ The event loop's takes the host's input.  Whoever calls these methods is a fourt
 """
 
 import asyncio
-import enum
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -50,6 +48,7 @@ from ring3.firmware import acpi, boot, e820, initrd, post, rom, text_mode
 from ring3.firmware.handover import Boot, Kernel, Target
 from ring3.media import Media
 from ring3.report import triple_fault_report
+from ring3.result import ExitReason, Result
 from ring3.roms import Roms
 
 if TYPE_CHECKING:
@@ -60,27 +59,6 @@ EMBEDDED_GUEST = "embedded_guest.bin"
 TEXT_SCREEN = (720, 400)                # pixels
 STOP_PATIENCE_S = 10.0                  # the longest `stop` waits for the vCPU's thread
 LONG_MODE = 1 << 29                     # CPUID.80000001h:EDX
-
-
-class ExitReason(enum.Enum):
-    """Why a machine ended."""
-
-    POWER_OFF = "power off"             # the guest switched it off
-    RESET = "reset"                     # the guest reset it, and `reboot` is off
-    TRIPLE_FAULT = "triple fault"       # and `on_triple_fault` is "stop"
-    DEBUG_EXIT = "debug exit"           # through isa-debug-exit, with a status
-    STOPPED = "stopped"                 # from outside
-    ERROR = "error"                     # engine or device found itself wrong, or the initrd is damaged
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a machine ended."""
-
-    reason: ExitReason
-    code: int | None = None             # DEBUG_EXIT: the status
-    report: str = ""                    # TRIPLE_FAULT: registers and code bytes
-    error: VmError | None = None        # ERROR
 
 
 class Machine:

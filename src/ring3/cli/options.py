@@ -11,7 +11,6 @@ import click
 
 from ring3.config import MachineConfig, settings
 from ring3.config.text import several
-from ring3.machine import import_native
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -88,6 +87,8 @@ def default_shown(default: Any) -> str:
 def print_cpus(context: click.Context, _: click.Parameter, value: str | None) -> str | None:
     """`--cpu help` lists the models and ends."""
     if value == "help" and not context.resilient_parsing:
+        from ring3.machine import import_native  # here: it costs more than most verbs
+
         for name, description in import_native().cpu_models().items():
             click.echo(f"{name:12}{description}")
         context.exit()

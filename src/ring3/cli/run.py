@@ -25,7 +25,8 @@ from ring3.control import home
 from ring3.control.host import Hosted, claim
 from ring3.display.open import auto_kind
 from ring3.errors import ConfigError, HostError
-from ring3.machine import ExitReason, Machine, Result
+from ring3.machine import Machine
+from ring3.result import ExitReason, Result
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 BY_SIGNAL = 128                         # exit status of a process that a signal ended, as a shell reports it

@@ -47,6 +47,14 @@ class State(msgspec.Struct, omit_defaults=True):
     ending: Ending | None = None        # None: it runs, or was killed
 
 
+class Report(msgspec.Struct):
+    """The line that tells whoever starts a background machine how that went."""
+
+    error: str = ""                     # "": it runs
+    kind: str = ""                      # of the error: "config", "host", "engine"
+    consoles: list[str] = []
+
+
 class Directory:
     """The directory of one machine; it need not be there."""
 

@@ -21,21 +21,14 @@ import msgspec
 
 from ring3.config import MachineConfig, replace, toml
 from ring3.control import home, lock
-from ring3.control.home import Directory, Ending, State
+from ring3.control.home import Directory, Ending, Report, State
 from ring3.control.server import ServerThread
 from ring3.errors import ConfigError, EngineError, VmError
-from ring3.machine import Machine, Result
+from ring3.machine import Machine
+from ring3.result import Result
 
 HARD_STOP_S = 5.0                       # what is left of the machine this long after a signal is abandoned
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-
-class Report(msgspec.Struct):
-    """The line that tells whoever starts a background machine."""
-
-    error: str = ""                     # "": it runs
-    kind: str = ""                      # of the error: "config", "host", "engine"
-    consoles: list[str] = []
 
 
 class Hosted:

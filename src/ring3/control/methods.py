@@ -8,7 +8,7 @@ import asyncio
 import base64
 import io
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import msgspec
 
@@ -16,10 +16,12 @@ from ring3 import errors
 from ring3.char.memory import MemoryBackend
 from ring3.config import DisplayConfig, toml
 from ring3.control import protocol
-from ring3.control.protocol import RpcError
-from ring3.machine import Machine, Result
+from ring3.control.protocol import WAIT_MAX_S, RpcError
+from ring3.result import Result
 
-WAIT_MAX_S = 3600.0
+if TYPE_CHECKING:
+    from ring3.machine import Machine
+
 READ_MAX = 256 << 10                    # bytes of serial output in one answer
 GATHER_S = 0.005                        # output is gathered this long: one answer for a line, not one a byte
 
@@ -36,7 +38,7 @@ class Host(Protocol):
     name: str
     pid: int
     started_unix_s: float
-    machine: Machine
+    machine: "Machine"
     ended: "asyncio.Future[Result | BaseException]"
 
 

@@ -17,6 +17,7 @@ import msgspec
 
 LINE_MAX = 1 << 20                      # bytes of a message to a machine
 ANSWER_MAX = 256 << 20                  # … from one: a picture of a large screen
+WAIT_MAX_S = 3600.0                     # the longest a request may wait
 BATCH_MAX = 64                          # requests
 
 PARSE_ERROR = -32700                    # these five are JSON-RPC's

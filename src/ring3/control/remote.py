@@ -21,10 +21,10 @@ from ring3.char.memory import TAIL, ExpectError
 from ring3.config import MachineConfig, toml
 from ring3.control import home
 from ring3.control.client import Client, Gone
-from ring3.control.methods import WAIT_MAX_S
+from ring3.control.protocol import WAIT_MAX_S
 from ring3.display.screen import Damage, Rect, TextCells, WaitError
 from ring3.errors import HostError, VmError
-from ring3.machine import ExitReason, Result
+from ring3.result import ExitReason, Result
 
 if TYPE_CHECKING:
     from PIL.Image import Image

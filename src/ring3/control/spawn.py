@@ -11,8 +11,7 @@ import msgspec
 
 from ring3.config import MachineConfig, configure, replace, toml
 from ring3.control import home
-from ring3.control.home import Directory
-from ring3.control.host import Report
+from ring3.control.home import Directory, Report
 from ring3.control.remote import RemoteMachine
 from ring3.errors import ConfigError, EngineError, HostError, VmError
 
