@@ -18,6 +18,7 @@ MACHINES = {
     "no cd": {"cdrom": "none"},
     "consoles": {"display": ("browser", DisplayConfig("vnc", "127.0.0.1:5901", "se,cret", view_only=True))},
     "kernel": {"kernel": "vmlinuz", "initrd": "initrd.gz", "append": 'console=ttyS0 a="b c"'},
+    "firmware": {"firmware": "uefi", "uefi_variables": "vars", "firmware_log": "file:firmware.log"},
     "lines": {"serial": ("stdio", "file:com2.log"), "parallel": "command:lpr -P x"},
     "numbers": {"memory": "1G", "rtc_start_unix_s": 946684800, "debug_exit": 0xF4, "virtio_rng": True},
     "behaviour": {"reboot": False, "on_triple_fault": "stop", "boot": "cdrom,disk", "keyboard": "de"},
@@ -83,12 +84,14 @@ def test_a_drive_may_be_a_table():
 
 def test_relative_paths_are_the_files_directorys(tmp_path):
     (tmp_path / "machine.toml").write_text(
-        'disk = "a.img,bus=scsi"\ncdrom = "empty"\nserial = ["file:com1", "stdio"]\naudio = "wav:a.wav"\n')
+        'disk = "a.img,bus=scsi"\ncdrom = "empty"\nserial = ["file:com1", "stdio"]\n'
+        'audio = "wav:a.wav"\nfirmware_log = "file:firmware.log"\n')
     config = toml.load(tmp_path / "machine.toml")
     assert config.disks == (DiskConfig(f"{tmp_path}/a.img", bus="scsi"),)
     assert config.cdroms == (CdromConfig(),)
     assert config.serial_ports == [f"file:{tmp_path}/com1", "stdio"]
     assert config.audio == f"wav:{tmp_path}/a.wav"
+    assert config.firmware_log == f"file:{tmp_path}/firmware.log"
 
 
 def test_paths_in_the_files_directory_are_written_relative():

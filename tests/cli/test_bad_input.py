@@ -52,7 +52,7 @@ def test_an_argument_too_many_is_named(mistake):
     ("--memory", "much", "512M"),
     ("--memory", "-1M", "512M"),
     ("--memory", "100G", "64G"),
-    ("--serial", "tty0", "stdio, file:PATH, socket:PATH, none"),
+    ("--serial", "tty0", "stdio, pty, file:PATH, socket:PATH, none"),
     ("--debug-exit", "port", "0xf4"),
     ("--debug-exit", "0x10000", "0xf4"),
 ])

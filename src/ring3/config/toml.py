@@ -89,7 +89,7 @@ def _changed(name: str, value: Any, change: Callable[[str], str]) -> Any:
             return tuple(_changed_drive(name, each, change) for each in text.several(value))
         case "serial" | "parallel" | "virtio_console":
             return tuple(_changed_spec(each, change) for each in text.several(value))
-        case "audio":
+        case "audio" | "firmware_log":
             return _changed_spec(value, change)
         case "display":
             records = (text.read(name, each, DisplayConfig) for each in text.several(value))

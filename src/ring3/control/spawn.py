@@ -13,7 +13,7 @@ from ring3.config import MachineConfig, configure, replace, toml
 from ring3.control import home
 from ring3.control.home import Directory, Report
 from ring3.control.remote import RemoteMachine
-from ring3.errors import ConfigError, EngineError, HostError, VmError
+from ring3.errors import ConfigError, EngineError, HostError
 
 KINDS = {"config": ConfigError, "engine": EngineError}
 
@@ -38,7 +38,7 @@ def launch(name: str, settings: Mapping[str, Any]) -> Report:
         config = replace(directory.config(), {name: getattr(config, name) for name in settings})
     try:
         return spawn(directory, config)
-    except VmError:
+    except ConfigError:                 # after other errors it stays, for its log
         if once and not directory.running:
             directory.remove()
         raise
@@ -70,7 +70,7 @@ def spawn(directory: Directory, config: MachineConfig) -> Report:
         os.close(read_end)
     if not line:
         process.wait()
-        raise HostError(f"{directory.name} ended before it ran: see {directory.log_file}")
+        raise HostError(f"{directory.name} ended before it ran: see ring3 logs {directory.name}")
     report = msgspec.json.decode(line, type=Report)
     if report.error:
         process.wait()
