@@ -15,7 +15,7 @@ LAYERS = (
     ("irq", "clock", "state", "char", "disk", "net", "display", "audio"),
     ("devices",),
     ("bus",),
-    ("firmware", "boards", "vcpu", "report", "checkpoint"),
+    ("firmware", "boards", "vcpu", "report", "threads", "checkpoint"),
     ("media", "roms"),
     ("machine",),
     ("control", "images"),

@@ -15,7 +15,7 @@ LAYERS = (                              # lowest first; members of one line don'
     {"display"},
     {"devices"},
     {"bus"},
-    {"firmware", "vcpu", "report"},
+    {"firmware", "vcpu", "report", "threads"},
     {"boards"},
     {"media", "roms"},
     {"machine"},

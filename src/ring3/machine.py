@@ -15,7 +15,6 @@ The event loop's takes the host's input.  Whoever calls these methods is a fourt
 3. Lock order: machine lock, then `_changed`.  Nobody waits for `_changed` while holding the machine lock.
 """
 
-import asyncio
 import os
 import sys
 import threading
@@ -36,7 +35,7 @@ from ring3.char import CharBackend, open_backend
 from ring3.char.memory import MemoryBackend
 from ring3.char.printer import open_printer
 from ring3.char.tap import Tap
-from ring3.clock import NS_PER_S, HostClock
+from ring3.clock import HostClock
 from ring3.config import DisplayConfig, File, MachineConfig, configure
 from ring3.devices.video.source import VgaSource
 from ring3.display.glyphs import find_fonts
@@ -50,6 +49,7 @@ from ring3.media import Media
 from ring3.report import triple_fault_report
 from ring3.result import ExitReason, Result
 from ring3.roms import Roms
+from ring3.threads import EventLoopThread, TimerThread
 
 if TYPE_CHECKING:
     from ring3 import _native
@@ -259,7 +259,7 @@ class Machine:
         self._thread = threading.Thread(target=self._vcpu_thread, name="vcpu-0", daemon=True)
         self._thread.start()
 
-    def _attach_lines(self, loop: "EventLoopThread") -> None:
+    def _attach_lines(self, loop: EventLoopThread) -> None:
         lines: list[tuple[str, CharBackend]] = []
         lines += [(f"com{number}", tap) for number, tap in enumerate(self._taps, start=1)]
         lines += [(f"virtio_console{number}", each) for number, each in enumerate(self.virtio_consoles)]
@@ -507,74 +507,6 @@ class Machine:
             self.roms.close()
         if self.media is not None:
             self.media.close()
-
-
-class TimerThread:
-    """Runs the clock's timers, each as soon as it is due, under the machine lock."""
-
-    def __init__(self, clock: HostClock, lock: Any, failed: Callable[[BaseException], None]) -> None:
-        self._clock = clock
-        self._failed = failed
-        self._changed = threading.Condition(lock)
-        self._stopped = False
-        clock.on_earlier_deadline = self._earlier
-        self._thread = threading.Thread(target=self._run, name="timers", daemon=True)
-        self._thread.start()
-
-    def wake(self) -> None:
-        with self._changed:
-            self._changed.notify()
-
-    def stop(self) -> None:
-        with self._changed:
-            self._stopped = True
-            self._changed.notify()
-        self._thread.join()
-
-    def _earlier(self, deadline_ns: int) -> None:
-        self._changed.notify()          # the chip that armed it runs under the machine lock
-
-    def _run(self) -> None:
-        with self._changed:
-            while not self._stopped:
-                try:
-                    self._clock.run_due()
-                except Exception as error:
-                    self._failed(error)
-                    return
-                self._changed.wait(self._seconds_to_deadline())
-
-    def _seconds_to_deadline(self) -> float | None:
-        deadline_ns = self._clock.next_deadline()
-        if deadline_ns is None or self._clock.paused:
-            return None
-        return max(deadline_ns - self._clock.now(), 0) / NS_PER_S
-
-
-class EventLoopThread:
-    """An asyncio loop in a thread of its own."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="event-loop", daemon=True)
-        self._thread.start()
-
-    def call(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Runs `function` in the loop's thread and waits for it."""
-
-        async def body() -> None:
-            function(*arguments)
-
-        asyncio.run_coroutine_threadsafe(body(), self.loop).result()
-
-    def stop(self) -> None:
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
-        self.loop.close()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
 
 
 # --- building blocks ---
