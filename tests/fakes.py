@@ -114,6 +114,11 @@ class FakeVcpu:
             return Exit.KICKED
         return type(self).guest(self)
 
+    def live(self):
+        while (exit := self.run()) == Exit.HALT:
+            self._wake.wait()
+        return exit
+
     def wait(self):
         self._wake.wait()
         self._wake.clear()

@@ -91,13 +91,15 @@ class VideoMemory:
                   fonts: list[tuple[int, bytes]]) -> tuple[int, int, bytes] | None: ...
 
 class Vcpu:
-    """One virtual CPU.  `run` and `wait` drop the GIL while guest code runs or sleeps.
+    """One virtual CPU.  `live`, `run` and `wait` drop the GIL while guest code runs or sleeps.
 
     Until they are back only `stats` and what is marked "any thread" may be called; the rest raises RuntimeError.
     """
 
     def __init__(self, vm: Vm, *, index: int = 0, engine: str = "translate", cpu: str = "max") -> None:
         """engine: "translate" | "interp".  cpu: a model of `cpu_models()`.  Raises ValueError for unknown ones."""
+    def live(self) -> int:
+        """Runs guest code, and sleeps while it halts, until the machine must act; never Exit.HALT."""
     def run(self) -> int: ...
     def wait(self) -> None:
         """Sleeps until an interrupt that would wake HLT, or a kick."""
@@ -139,7 +141,8 @@ class Vcpu:
     def read_virtual(self, address: int, length: int) -> bytes | None:
         """Through the guest's current paging; None where nothing is mapped."""
     def stats(self) -> dict[str, Any]:
-        """Counters, and times in nanoseconds; while `run` or `wait` is on, as these found them.  Any thread."""
+        """Counters, and times in nanoseconds; while one of those is on, as it found them, or
+        some 0.1 s old where the guest halts in `live`.  Any thread."""
     def error(self) -> str | None: ...
 
 Area = tuple[int, int, int, int]                # x, y, width, height

@@ -1,7 +1,7 @@
 """The life of one virtual CPU, on its own thread.  Newcomers start here.
 
-The native `run` executes guest code, and serves port and MMIO accesses inside, until the machine must decide
-something; then it comes back with the reason.
+The native `live` executes guest code, serves port and MMIO accesses and sleeps through HLT inside, until the
+machine must decide something; then it comes back with the reason.
 """
 
 from typing import TYPE_CHECKING, Protocol
@@ -24,9 +24,7 @@ def run(vcpu: "Vcpu", machine: Control) -> None:
     from ring3._native import Exit
 
     while machine.attend():
-        match vcpu.run():
-            case Exit.HALT:
-                vcpu.wait()
+        match vcpu.live():
             case Exit.SHUTDOWN:
                 machine.triple_fault()
             case Exit.ERROR:

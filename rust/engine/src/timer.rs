@@ -93,6 +93,7 @@ impl SignalTimer {
         (made == 0).then_some(SignalTimer { id, thread, target })
     }
 
+    /// Expires once; never, if that is after no time.
     fn set(&self, after: Duration) {
         let zero = libc::timespec {
             tv_sec: 0,
@@ -102,7 +103,7 @@ impl SignalTimer {
             it_interval: zero,
             it_value: libc::timespec {
                 tv_sec: after.as_secs() as libc::time_t,
-                tv_nsec: after.subsec_nanos().max(1) as libc::c_long,
+                tv_nsec: after.subsec_nanos() as libc::c_long,
             },
         };
         // SAFETY: our own timer and a valid time.
@@ -198,8 +199,11 @@ impl HostTimer {
 
     /// `run` begins on this thread.
     pub fn enter(&mut self) {
-        // SAFETY: plain system call.
-        let thread = unsafe { libc::gettid() };
+        thread_local! {
+            // SAFETY: plain system call.
+            static THREAD: libc::pid_t = unsafe { libc::gettid() };
+        }
+        let thread = THREAD.with(|t| *t);
         let ours = match &self.kind {
             Kind::None => false,
             Kind::Signal(timer) => timer.thread == thread,
@@ -225,6 +229,15 @@ impl HostTimer {
         }
     }
 
+    /// Nobody needs to hear of a deadline for now.
+    pub fn disarm(&mut self) {
+        if self.armed.take().is_some()
+            && let Kind::Signal(timer) = &self.kind
+        {
+            timer.set(Duration::ZERO);
+        }
+    }
+
     /// Sees to it that attention is asked for at `deadline` at the latest; times in host TSC.
     pub fn arm(&mut self, deadline: Option<u64>, now: u64) {
         let Some(deadline) = deadline else {
@@ -246,7 +259,7 @@ impl HostTimer {
         self.armed = Some(deadline.min(now.saturating_add(LONGEST.as_secs() * tsc_hz())));
         match &self.kind {
             Kind::None => {}
-            Kind::Signal(timer) => timer.set(after),
+            Kind::Signal(timer) => timer.set(after.max(Duration::from_nanos(1))),
             Kind::Thread(timer) => timer.set(after),
         }
     }

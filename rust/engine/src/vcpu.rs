@@ -466,6 +466,7 @@ impl Vcpu {
     /// Sleeps until an interrupt would end HLT, or a kick.
     pub fn wait(&mut self) {
         let start = Instant::now();
+        self.timer.disarm();
         loop {
             self.attend();
             let interrupted =

@@ -1,7 +1,7 @@
 //! `Vcpu`: one virtual CPU, and what it tells of itself.
 //!
-//! The engine's vCPU is behind a lock that whoever uses it holds, `run` and `wait` for as long as
-//! they last.  What any thread may do at any time goes through the engine's `Shared`; the rest
+//! The engine's vCPU is behind a lock that whoever uses it holds, `live`, `run` and `wait` for as
+//! long as they last.  What any thread may do at any time goes through the engine's `Shared`; the rest
 //! raises RuntimeError while the lock is held, by another thread or by a device inside `run`.
 
 use crate::device::locked;
@@ -27,15 +27,18 @@ const READ_LIMIT: usize = 1 << 30;
 /// The vector of an interrupt acknowledge cycle that nobody answers.
 const OPEN_VECTOR: u8 = 0xFF;
 
+/// How long counters that `stats` shows may be old while `live` is on and the guest halts now and then.
+const PUBLISH_NS: u64 = 100_000_000;
+
 type Callback = Mutex<Option<Arc<Py<PyAny>>>>;
 
 #[pyclass(frozen, module = "ring3._native")]
 pub struct Vcpu {
     engine: Mutex<engine::vcpu::Vcpu>,
-    /// `run` or `wait` is on.
+    /// `live`, `run` or `wait` is on.
     occupied: AtomicBool,
     shared: Arc<Shared>,
-    /// As of the last return of `run` or `wait`.
+    /// As of the last return of these, or of a halt in `live`.
     stats: Mutex<Stats>,
     vm: Py<Vm>,
     acknowledge: Callback,
@@ -146,6 +149,24 @@ impl Vcpu {
 
     fn run(&self, py: Python<'_>) -> PyResult<i32> {
         self.detached(py, |engine| run(engine) as i32)
+    }
+
+    fn live(&self, py: Python<'_>) -> PyResult<i32> {
+        self.detached(py, |engine| {
+            let mut published_ns = 0;
+            loop {
+                let exit = run(engine);
+                if exit != Exit::Halt {
+                    return exit as i32;
+                }
+                engine.wait();
+                let lived_ns = engine.stats.ns_running + engine.stats.ns_halted;
+                if lived_ns - published_ns >= PUBLISH_NS {
+                    published_ns = lived_ns;
+                    *locked(&self.stats) = engine.stats.clone();
+                }
+            }
+        })
     }
 
     fn wait(&self, py: Python<'_>) -> PyResult<()> {

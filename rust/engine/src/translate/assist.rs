@@ -99,6 +99,7 @@ impl Vcpu {
         self.next_rip = self.wrap_ip(ins.next_ip());
         self.in_assist = true;
         let done: Result<(), Fault> = match ins.mnemonic() {
+            Mnemonic::Mov if ins.op1_register().is_segment_register() => self.execute(ins),
             Mnemonic::Mov | Mnemonic::Pop => self.execute_system(ins),
             _ => self.execute(ins),
         };

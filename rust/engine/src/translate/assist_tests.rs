@@ -362,3 +362,27 @@ fn a_string_that_overwrites_code() {
         a.jne(top)
     });
 }
+
+#[test]
+fn segment_registers_are_read_at_each_width() {
+    agree(protected_system, 32, |a| {
+        a.mov(eax, -1)?;
+        a.mov(ecx, -1)?;
+        a.mov(edx, BASED)?;
+        a.mov(fs, edx)?;
+        a.mov(eax, fs)?;
+        a.mov(cx, fs)?;
+        a.mov(esi, ss)?;
+        a.mov(word_ptr(DATA as i32 + 8), fs)
+    });
+    agree(long_system, 64, |a| {
+        a.mov(rax, -1i64)?;
+        a.mov(r9, -1i64)?;
+        a.mov(rcx, -1i64)?;
+        a.mov(rax, ss)?;
+        a.mov(r9d, cs)?;
+        a.mov(cx, ss)?;
+        a.mov(rbx, DATA)?;
+        a.mov(word_ptr(rbx), cs)
+    });
+}

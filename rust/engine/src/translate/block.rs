@@ -17,7 +17,7 @@
 //! So every cycle of blocks passes a poll, and no link survives a change of mappings unseen.
 
 use super::emit::{Alu, Asm, Cond, Label, Mem, R9, R10, R11, RCX, W32, W64};
-use super::env::{Area, CODE_TLB_ENTRIES};
+use super::env::{Area, CODE_TLB_ENTRIES, code_slot};
 use super::group::{self, Group};
 use super::mode::{Mode, bit};
 use super::recover::Plan;
@@ -66,8 +66,8 @@ impl Insn {
         use Rule::*;
         match self.rule {
             Copy | CallIndirect | JmpIndirect => self.ins.op_kinds().any(|k| k == OpKind::Memory),
-            Lea | Nothing | Jmp | Jcc | Loop | Jcxz | Rdtsc | Swapgs | FsGsBase | Interpret
-            | Assist | AssistFlow => false,
+            Lea | Nothing | Jmp | Jcc | Loop | Jcxz | Rdtsc | Swapgs | FsGsBase | ReadSegment
+            | Interpret | Assist | AssistFlow => false,
             _ => true,
         }
     }
@@ -300,7 +300,7 @@ impl Builder<'_> {
 
     fn code_tlb(&self, vpn: u64) -> Mem {
         let class = self.mode().class();
-        let slot = class * CODE_TLB_ENTRIES + vpn as usize % CODE_TLB_ENTRIES;
+        let slot = class * CODE_TLB_ENTRIES + code_slot(vpn);
         field(offset_of!(Area, code_tlb) + 4 * slot)
     }
 

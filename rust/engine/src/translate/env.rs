@@ -12,8 +12,8 @@ const GUARD_BYTES: usize = 4096;
 
 /// Entries of one inline TLB array; the index is linear address bits 21:12.
 pub const TLB_ENTRIES: usize = 1024;
-/// Slots of the code TLB, by virtual page number.
-pub const CODE_TLB_ENTRIES: usize = 1024;
+/// Slots of the code TLB: of adjacent pages, 16 MiB of code.
+pub const CODE_TLB_ENTRIES: usize = 4096;
 /// Slots of a jump table, by the low 16 bits of RIP.
 pub const JUMP_ENTRIES: usize = 1 << 16;
 
@@ -98,6 +98,12 @@ pub struct Area {
     pub jump: [[u64; JUMP_ENTRIES]; 2],
     /// The same for blocks that do.
     pub jump_live: [[u64; JUMP_ENTRIES]; 2],
+}
+
+/// The slot of the code TLB that virtual page `vpn` has.  Programs lie at round distances from each
+/// other: higher bits have a part in it.
+pub const fn code_slot(vpn: u64) -> usize {
+    (vpn ^ vpn >> 12 ^ vpn >> 21) as usize % CODE_TLB_ENTRIES
 }
 
 pub struct Env {

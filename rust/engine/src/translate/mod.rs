@@ -404,7 +404,8 @@ impl Vcpu {
         let id = self.jit.table.page_id(vpn, page.page >> 12);
         // SAFETY: the Area is this vCPU's own; no translated code is running.
         let area: &mut Area = unsafe { &mut *self.env.area() };
-        area.code_tlb[class][vpn as usize % CODE_TLB_ENTRIES] = id;
+        area.code_tlb[class][env::code_slot(vpn)] = id;
+        self.jit.fills.note_code(class, vpn);
         self.jit
             .table
             .set_jump_mode(class, &mode, area, &self.jit.thunks);
@@ -434,9 +435,10 @@ impl Vcpu {
                 self.drop_block(block);
                 return None;
             }
-            let slot = second.vpn as usize % CODE_TLB_ENTRIES;
+            let slot = env::code_slot(second.vpn);
             // SAFETY: as above.
             unsafe { (*self.env.area()).code_tlb[class][slot] = second.id };
+            self.jit.fills.note_code(class, second.vpn);
         }
         // SAFETY: as above.
         let area: &mut Area = unsafe { &mut *self.env.area() };

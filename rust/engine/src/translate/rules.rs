@@ -43,6 +43,8 @@ pub enum Rule {
     Nothing,
     /// A string instruction without a repeat prefix.
     String,
+    /// MOV of a segment register to a general one.
+    ReadSegment,
     Pushf,
     Popf,
     Cli,
@@ -94,6 +96,9 @@ pub fn rule(mode: &Mode, ins: &Instruction) -> Rule {
     }
     match ins.mnemonic() {
         Lea => Rule::Lea,
+        Mov if ins.op1_register().is_segment_register() && ins.op0_kind() == OpKind::Register => {
+            Rule::ReadSegment
+        }
         Push if pushable(ins) => Rule::Push,
         Pop if ins.op0_kind() == OpKind::Register && ins.op0_register().is_gpr() => Rule::Pop,
         Leave if mode.has(bit::STACK32) && ins.code() != Code::Leavew => Rule::Leave,
@@ -245,6 +250,7 @@ pub fn emit(b: &mut Builder) -> Flow {
         Rule::FsGsBase => read_base(b),
         Rule::Nothing => Flow::Next,
         Rule::String => super::string::emit(b),
+        Rule::ReadSegment => read_segment(b),
         Rule::Pushf => pushf(b),
         Rule::Popf => popf(b),
         Rule::Cli => change_flag(b, flags::IF, false),
@@ -697,6 +703,14 @@ fn selector(segment: usize) -> Mem {
     let offset =
         offset_of!(CpuState, seg) + segment * size_of::<Segment>() + offset_of!(Segment, selector);
     field(offset_of!(Area, cpu) + offset)
+}
+
+fn read_segment(b: &mut Builder) -> Flow {
+    let ins = b.insn().ins;
+    let segment = crate::interp::operand::segment_number(ins.op1_register());
+    b.asm.movzx(W32, R10, W16, selector(segment));
+    store_guest(b, ins.op0_register(), R10);
+    Flow::Next
 }
 
 fn swapgs(b: &mut Builder) -> Flow {

@@ -3,7 +3,7 @@
 //! Invalid entries carry a tag two MiB away from any address that indexes their slot, so that
 //! `address - tag` is never small (also not for addresses just below a tagged page).
 
-use super::env::{Area, CODE_TLB_ENTRIES, KERNEL, TLB_ENTRIES, TlbEntry, USER};
+use super::env::{Area, CODE_TLB_ENTRIES, KERNEL, TLB_ENTRIES, TlbEntry, USER, code_slot};
 use crate::memory::PAGE;
 use crate::vcpu::Vcpu;
 
@@ -40,6 +40,8 @@ fn zero(identities: &mut [u32; CODE_TLB_ENTRIES]) {
 /// grow beyond what they were made with.
 pub struct FillLog {
     slots: [Vec<u16>; 2],
+    /// The same of the code TLB.
+    code: [Vec<u16>; 2],
     /// Kernel code pages that aren't global were entered in the code TLB.
     pub kernel_code_not_global: bool,
 }
@@ -49,6 +51,7 @@ impl Default for FillLog {
         let list = || Vec::with_capacity(TLB_ENTRIES);
         FillLog {
             slots: [list(), list()],
+            code: [list(), list()],
             kernel_code_not_global: false,
         }
     }
@@ -59,6 +62,14 @@ impl FillLog {
         let log = &mut self.slots[class];
         if log.len() < TLB_ENTRIES && log.last() != Some(&(index as u16)) {
             log.push(index as u16);
+        }
+    }
+
+    /// A page was entered in the code TLB.
+    pub fn note_code(&mut self, class: usize, vpn: u64) {
+        let (log, slot) = (&mut self.code[class], code_slot(vpn) as u16);
+        if log.len() < TLB_ENTRIES && log.last() != Some(&slot) {
+            log.push(slot);
         }
     }
 }
@@ -84,14 +95,26 @@ fn flush_class(v: &mut Vcpu, class: usize) {
     log.clear();
 }
 
+fn flush_code(v: &mut Vcpu, class: usize) {
+    let identities = &mut area(v).code_tlb[class];
+    let log = &mut v.jit.fills.code[class];
+    if log.len() >= TLB_ENTRIES {
+        zero(identities);
+    } else {
+        for &slot in log.iter() {
+            identities[slot as usize] = 0;
+        }
+    }
+    log.clear();
+}
+
 impl Vcpu {
     /// Drops all inline translations, global ones too.
     pub fn jit_flush_all(&mut self) {
         flush_class(self, KERNEL);
         flush_class(self, USER);
-        for class in &mut area(self).code_tlb {
-            zero(class);
-        }
+        flush_code(self, KERNEL);
+        flush_code(self, USER);
         self.jit.fills.kernel_code_not_global = false;
     }
 
@@ -99,10 +122,9 @@ impl Vcpu {
     pub fn jit_switch_space(&mut self) {
         flush_class(self, USER);
         flush_class(self, KERNEL);
-        let code = &mut area(self).code_tlb;
-        zero(&mut code[USER]);
+        flush_code(self, USER);
         if std::mem::take(&mut self.jit.fills.kernel_code_not_global) {
-            zero(&mut code[KERNEL]);
+            flush_code(self, KERNEL);
         }
     }
 
@@ -119,7 +141,7 @@ impl Vcpu {
             tlb.write[slot] = invalid(slot);
         }
         for class in &mut area.code_tlb {
-            class[vpn % CODE_TLB_ENTRIES] = 0;
+            class[code_slot(linear >> 12)] = 0;
         }
     }
 
