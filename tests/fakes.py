@@ -115,9 +115,9 @@ class FakeVcpu:
         return type(self).guest(self)
 
     def live(self):
-        while (exit := self.run()) == Exit.HALT:
+        while (reason := self.run()) == Exit.HALT:
             self._wake.wait()
-        return exit
+        return reason
 
     def wait(self):
         self._wake.wait()
