@@ -48,7 +48,7 @@ class FakeVm:
     def read_physical(self, address, length):
         return self.writes.get(address, b"\xff" * length)[:length]
 
-    def map_ports(self, first, count, read, write, *, width=1):
+    def map_ports(self, first, count, read, write, *, width=1, blocks=None):
         for port in range(first, first + count):
             if port in self.ports:
                 raise ValueError(f"port {port:#x} is taken")

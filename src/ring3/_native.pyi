@@ -8,6 +8,9 @@ ByteWrite = Callable[[int, int], None]          # (offset, value)
 WideRead = Callable[[int, int], int]            # (offset, size in bytes) -> value
 WideWrite = Callable[[int, int, int], None]     # (offset, value, size in bytes)
 
+BlockRead = Callable[[int, int, int], bytes]    # (offset, size in bytes, count) -> size * count bytes
+BlockWrite = Callable[[int, int, bytes], None]  # (offset, size in bytes, data)
+
 class Exit:
     """Why `Vcpu.run` came back; plain ints."""
 
@@ -31,11 +34,16 @@ class Vm:
         """Guest-physical bytes of RAM and ROM; where nothing is mapped, FFh."""
     def write_physical(self, address: int, data: bytes | bytearray | memoryview) -> None:
         """As a DMA write does: translated code there is dropped, ROM and holes ignore it."""
-    def map_ports(self, first: int, count: int, read: Any, write: Any, *, width: int = 1) -> None:
+    def map_ports(
+        self, first: int, count: int, read: Any, write: Any, *, width: int = 1,
+        blocks: tuple[BlockRead, BlockWrite] | None = None,
+    ) -> None:
         """Ports `first`…: callbacks get offsets from `first`.
 
         width=1: read(offset) -> int, write(offset, value); wider accesses are split into bytes.
         width=2|4: read(offset, size) -> int, write(offset, value, size); accesses of up to `width` bytes as they are.
+        blocks: (read(offset, size, count) -> bytes, write(offset, size, data)), one call for an INS or OUTS
+        with a count (up to a page at a time); without them each element is a call.
         Raises ValueError when the range overlaps one already mapped.
         """
     def unmap_ports(self, first: int, count: int) -> None: ...

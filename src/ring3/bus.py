@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from ring3 import trace
 from ring3.clock import Clock
-from ring3.devices.face import ByteFace, WideFace
+from ring3.devices.face import BlockFace, ByteFace, WideFace
 from ring3.devices.video.memory import VideoMemory
 
 Chip = TypeVar("Chip")
@@ -28,7 +28,9 @@ ADDRESS_BITS = (1 << 52) - 1            # what a bus master can form
 class IoMap(Protocol):
     """The part of _native.Vm that a bus uses."""
 
-    def map_ports(self, first: int, count: int, read: Any, write: Any, *, width: int = 1) -> None: ...
+    def map_ports(
+        self, first: int, count: int, read: Any, write: Any, *, width: int = 1, blocks: Any = None
+    ) -> None: ...
     def unmap_ports(self, first: int, count: int) -> None: ...
     def map_mmio(self, base: int, size: int, read: Any, write: Any, *, width: int = 4) -> None: ...
     def unmap_mmio(self, base: int, size: int) -> None: ...
@@ -132,7 +134,11 @@ class Bus:
         window = Window(first, count, name, face, width)
         self._refuse_overlap("ports", self.port_windows, window)
         self.port_windows.append(window)
-        self.io.map_ports(first, count, self.locked(face.read), self.locked(face.write), width=width)
+        read, write = self.locked(face.read), self.locked(face.write)
+        blocks = None
+        if isinstance(face, BlockFace):
+            blocks = (self.locked(face.read_block), self.locked(face.write_block))
+        self.io.map_ports(first, count, read, write, width=width, blocks=blocks)
 
     def mmio(self, base: int, size: int, name: str, face: WideFace, width: int = 4) -> None:
         window = Window(base, size, name, face, width)
@@ -207,7 +213,7 @@ class Bus:
         """`access` under the machine lock; explicit calls, because `with` costs more on this path."""
         acquire, release = self.lock.acquire, self.lock.release
 
-        def locked(*values: int) -> Any:
+        def locked(*values: Any) -> Any:
             acquire()
             try:
                 return access(*values)

@@ -220,3 +220,66 @@ def test_a_machine_that_nobody_holds_is_collected() -> None:
     board = weakref.ref(Board())
     gc.collect()
     assert board() is None
+
+
+REP_INSW, REP_OUTSW = b"\xf3\x6d", b"\xf3\x6f"
+
+
+def test_a_string_of_input_is_one_call_of_a_block_device() -> None:
+    vm, vcpu = machine(REP_INSW + HLT)
+    calls: list[tuple[int, int, int]] = []
+
+    def read_block(offset: int, size: int, count: int) -> bytes:
+        calls.append((offset, size, count))
+        return bytes(range(256)) * 2
+
+    vm.map_ports(0x1F0, 8, nothing, nothing, width=4, blocks=(read_block, nothing))
+    vcpu.set_registers({"rdx": 0x1F0, "rcx": 256, "rdi": 0x2000})
+    assert vcpu.run() == Exit.HALT
+    assert calls == [(0, 2, 256)]
+    assert vm.read_physical(0x2000, 512) == bytes(range(256)) * 2
+    registers = vcpu.registers()
+    assert (registers["rcx"], registers["rdi"]) == (0, 0x2200)
+
+
+def test_a_string_of_output_is_one_call_a_page() -> None:
+    vm, vcpu = machine(REP_OUTSW + HLT)
+    written: list[bytes] = []
+    blocks = (nothing, lambda offset, size, data: written.append(data))
+    vm.map_ports(0x1F0, 8, nothing, nothing, width=4, blocks=blocks)
+    vm.write_physical(0x2F00, bytes(range(256)) * 2)
+    vcpu.set_registers({"rdx": 0x1F0, "rcx": 256, "rsi": 0x2F00})
+    assert vcpu.run() == Exit.HALT
+    assert written == [bytes(range(256))] * 2
+    assert vcpu.registers()["rsi"] == 0x3100
+
+
+def test_a_device_without_blocks_gets_a_string_by_elements() -> None:
+    vm, vcpu = machine(REP_INSW + REP_OUTSW + HLT)
+    values = iter(range(100))
+    written: list[tuple[int, int, int]] = []
+    vm.map_ports(0x60, 2, lambda offset, size: next(values), lambda *access: written.append(access), width=2)
+    vcpu.set_registers({"rdx": 0x60, "rcx": 3, "rdi": 0x2000, "rsi": 0x2000})
+    vcpu.run()
+    assert vm.read_physical(0x2000, 6) == b"\0\0\1\0\2\0"
+    assert written == []                    # the count was used up
+    assert next(values) == 3
+
+
+def test_strings_go_down_and_across_windows_as_elements_do() -> None:
+    vm, vcpu = machine(b"\xfd" + REP_INSW + HLT)        # std
+    vm.map_ports(0x60, 1, lambda offset: 0x5A, nothing)
+    vcpu.set_registers({"rdx": 0x60, "rcx": 2, "rdi": 0x2002})
+    vcpu.run()
+    assert vm.read_physical(0x2000, 4) == b"\x5a\xff\x5a\xff"
+
+
+def test_a_block_of_another_length_is_our_bug_and_reads_as_ones() -> None:
+    vm, vcpu = machine(REP_INSW + HLT)
+    errors: list[BaseException] = []
+    vm.set_io_error_handler(errors.append)
+    vm.map_ports(0x1F0, 8, nothing, nothing, width=4, blocks=(lambda *_: b"short", nothing))
+    vcpu.set_registers({"rdx": 0x1F0, "rcx": 8, "rdi": 0x2000})
+    assert vcpu.run() == Exit.HALT
+    assert len(errors) == 1
+    assert vm.read_physical(0x2000, 16) == b"\xff" * 16

@@ -8,6 +8,39 @@ use std::sync::{Arc, RwLock};
 pub trait Device: Send + Sync {
     fn read(&self, offset: u64, size: u8) -> u64;
     fn write(&self, offset: u64, size: u8, value: u64);
+
+    /// Reads the same register again and again, `size` bytes each time: what INS with a count does.
+    fn read_string(&self, offset: u64, size: u8, buffer: &mut [u8]) {
+        read_elements(size, buffer, || self.read(offset, size));
+    }
+
+    /// Writes the same register again and again: OUTS with a count.
+    fn write_string(&self, offset: u64, size: u8, data: &[u8]) {
+        write_elements(size, data, |value| self.write(offset, size, value));
+    }
+}
+
+/// Fills `buffer` with elements of `size` bytes, one call each.
+pub fn read_elements(size: u8, buffer: &mut [u8], mut read: impl FnMut() -> u64) {
+    for element in buffer.chunks_mut(size as usize) {
+        let value = read().to_le_bytes();
+        element.copy_from_slice(&value[..element.len()]);
+    }
+}
+
+/// Hands on `data` as elements of `size` bytes, one call each.
+pub fn write_elements(size: u8, data: &[u8], mut write: impl FnMut(u64)) {
+    for element in data.chunks(size as usize) {
+        write(little_endian(element));
+    }
+}
+
+/// The value of at most eight bytes.
+fn little_endian(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .rev()
+        .fold(0, |value, &byte| value << 8 | byte as u64)
 }
 
 /// EAX, EBX, ECX, EDX, ESI, EDI, EBP.
@@ -116,6 +149,13 @@ fn split(size: u8, byte: impl Fn(u8) -> u64) -> u64 {
     (0..size).fold(0, |value, i| value | byte(i) << (8 * i as u32))
 }
 
+/// The device that takes an access of `size` bytes in one piece, and the port's offset in its window.
+fn whole(windows: &RwLock<Windows>, port: u16, size: u8) -> Option<(Arc<dyn Device>, u64)> {
+    let found = lock_read(windows).find(port as u64).cloned()?;
+    let offset = port as u64 - found.first;
+    (size <= found.width && offset + size as u64 <= found.count).then_some((found.device, offset))
+}
+
 fn write(windows: &RwLock<Windows>, address: u64, size: u8, value: u64) {
     let found = lock_read(windows).find(address).cloned();
     let Some(w) = found else {
@@ -216,6 +256,24 @@ impl IoMap {
         }
         let slot = self.gateway.read().unwrap_or_else(|e| e.into_inner());
         slot.clone()
+    }
+
+    /// Fills `buffer` from one port, `size` bytes an access.
+    pub fn port_read_string(&self, port: u16, size: u8, buffer: &mut [u8]) {
+        if let Some((device, offset)) = whole(&self.ports, port, size) {
+            return device.read_string(offset, size, buffer);
+        }
+        read_elements(size, buffer, || self.port_read(port, size) as u64);
+    }
+
+    /// Writes `data` to one port, `size` bytes an access.
+    pub fn port_write_string(&self, port: u16, size: u8, data: &[u8]) {
+        if let Some((device, offset)) = whole(&self.ports, port, size) {
+            return device.write_string(offset, size, data);
+        }
+        write_elements(size, data, |value| {
+            self.port_write(port, size, value as u32)
+        });
     }
 
     pub fn mmio_read(&self, address: u64, size: u8) -> u64 {

@@ -4,10 +4,11 @@
 //! raises is a bug of ours, never the guest's affair: it goes to the Vm's error handler, and the
 //! access reads as all ones.
 
-use engine::io::{CallRegisters, Device, Gateway, open_bus};
+use engine::io::{CallRegisters, Device, Gateway, open_bus, read_elements, write_elements};
 use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use std::sync::{Arc, Mutex};
 
 /// Who hears of exceptions in devices: `Vm.set_io_error_handler`.
@@ -43,10 +44,18 @@ impl ErrorHandler {
     }
 }
 
+/// What a window may have for strings: read(offset, size, count) -> bytes and
+/// write(offset, size, data), a call for each INS or OUTS with a count.
+pub struct Blocks {
+    pub read: Py<PyAny>,
+    pub write: Py<PyAny>,
+}
+
 /// A pair of callables behind one window.
 pub struct PythonDevice {
     read: Py<PyAny>,
     write: Py<PyAny>,
+    blocks: Option<Blocks>,
     /// Byte registers: the callables get no size.
     bytes: bool,
     errors: Arc<ErrorHandler>,
@@ -57,12 +66,14 @@ impl PythonDevice {
     pub fn new(
         read: Py<PyAny>,
         write: Py<PyAny>,
+        blocks: Option<Blocks>,
         width: u8,
         errors: Arc<ErrorHandler>,
     ) -> PythonDevice {
         PythonDevice {
             read,
             write,
+            blocks,
             bytes: width == 1,
             errors,
         }
@@ -88,13 +99,62 @@ impl PythonDevice {
         Ok(())
     }
 
+    fn call_read_block(
+        &self,
+        py: Python<'_>,
+        blocks: &Blocks,
+        offset: u64,
+        size: u8,
+        buffer: &mut [u8],
+    ) -> PyResult<()> {
+        let count = buffer.len() / size as usize;
+        let data = blocks.read.bind(py).call1((offset, size, count))?;
+        let bytes: &[u8] = data.extract()?;
+        if bytes.len() != buffer.len() {
+            let (want, got) = (buffer.len(), bytes.len());
+            return Err(PyValueError::new_err(format!(
+                "a block of {got} bytes where {want} were asked for"
+            )));
+        }
+        buffer.copy_from_slice(bytes);
+        Ok(())
+    }
+
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Some(blocks) = &self.blocks {
+            visit.call(&blocks.read)?;
+            visit.call(&blocks.write)?;
+        }
         visit.call(&self.read)?;
         visit.call(&self.write)
     }
 }
 
 impl Device for PythonDevice {
+    fn read_string(&self, offset: u64, size: u8, buffer: &mut [u8]) {
+        Python::attach(|py| match &self.blocks {
+            Some(blocks) => {
+                if let Err(error) = self.call_read_block(py, blocks, offset, size, buffer) {
+                    self.errors.report(py, error);
+                    buffer.fill(0xFF);
+                }
+            }
+            None => read_elements(size, buffer, || self.read(offset, size)),
+        })
+    }
+
+    fn write_string(&self, offset: u64, size: u8, data: &[u8]) {
+        let Some(blocks) = &self.blocks else {
+            return write_elements(size, data, |value| self.write(offset, size, value));
+        };
+        Python::attach(|py| {
+            let data = PyBytes::new(py, data);
+            if let Err(error) = blocks.write.bind(py).call1((offset, size, data)) {
+                self.errors.report(py, error);
+            }
+        });
+    }
+
     fn read(&self, offset: u64, size: u8) -> u64 {
         Python::attach(|py| {
             self.call_read(py, offset, size).unwrap_or_else(|error| {

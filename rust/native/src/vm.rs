@@ -1,6 +1,6 @@
 //! `Vm`: guest memory and the I/O map.
 
-use crate::device::{ErrorHandler, PythonDevice, PythonGateway, check_width, locked};
+use crate::device::{Blocks, ErrorHandler, PythonDevice, PythonGateway, check_width, locked};
 use crate::video::VideoMemory;
 use engine::io::{IoMap, Overlap};
 use engine::memory::{Memory, PAGE};
@@ -78,8 +78,15 @@ impl Vm {
         self.attend();
     }
 
-    fn device(&self, read: Py<PyAny>, write: Py<PyAny>, width: u8) -> Arc<PythonDevice> {
-        Arc::new(PythonDevice::new(read, write, width, self.errors.clone()))
+    fn device(
+        &self,
+        read: Py<PyAny>,
+        write: Py<PyAny>,
+        blocks: Option<Blocks>,
+        width: u8,
+    ) -> Arc<PythonDevice> {
+        let errors = self.errors.clone();
+        Arc::new(PythonDevice::new(read, write, blocks, width, errors))
     }
 
     fn store(&self, address: u64, data: &[u8]) {
@@ -191,7 +198,7 @@ impl Vm {
         Ok(())
     }
 
-    #[pyo3(signature = (first, count, read, write, *, width = 1))]
+    #[pyo3(signature = (first, count, read, write, *, width = 1, blocks = None))]
     fn map_ports(
         &self,
         first: u64,
@@ -199,10 +206,12 @@ impl Vm {
         read: Py<PyAny>,
         write: Py<PyAny>,
         width: u8,
+        blocks: Option<(Py<PyAny>, Py<PyAny>)>,
     ) -> PyResult<()> {
         check_range("ports", first, count, PORTS)?;
         check_width(width, &[1, 2, 4])?;
-        let device = self.device(read, write, width);
+        let blocks = blocks.map(|(read, write)| Blocks { read, write });
+        let device = self.device(read, write, blocks, width);
         self.engine
             .io
             .map_ports(first as u16, count as u32, width, device.clone())
@@ -242,7 +251,7 @@ impl Vm {
     ) -> PyResult<()> {
         check_pages("bytes of MMIO", base, size)?;
         check_width(width, &[1, 2, 4, 8])?;
-        let device = self.device(read, write, 0);
+        let device = self.device(read, write, None, 0);
         self.engine
             .io
             .map_mmio(base, size, width, device.clone())

@@ -1,7 +1,7 @@
 """What chips and boards see of each other: register faces in the port and MMIO maps, and memory for DMA."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class ByteFace(Protocol):
@@ -26,6 +26,15 @@ class Memory(Protocol):
     def read(self, address: int, length: int) -> bytes: ...
 
     def write(self, address: int, data: bytes | memoryview) -> None: ...
+
+
+@runtime_checkable
+class BlockFace(Protocol):
+    """A wide face that also takes INS and OUTS with a count in one call: the same register, `count` times."""
+
+    def read_block(self, offset: int, size: int, count: int) -> bytes: ...
+
+    def write_block(self, offset: int, size: int, data: bytes) -> None: ...
 
 
 class Registers:

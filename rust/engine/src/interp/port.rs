@@ -52,6 +52,20 @@ impl Vcpu {
         self.note_port_access(port, size);
         self.vm.io.port_write(port, size as u8, value as u32);
     }
+
+    /// Fills `buffer` from a port, `size` bytes an access; `check_port` comes before.
+    pub(super) fn port_read_string(&mut self, port: u16, size: usize, buffer: &mut [u8]) {
+        self.stats.port_accesses += (buffer.len() / size) as u64;
+        self.note_port_access(port, size);
+        self.vm.io.port_read_string(port, size as u8, buffer);
+    }
+
+    /// Writes `data` to a port, `size` bytes an access; `check_port` comes before.
+    pub(super) fn port_write_string(&mut self, port: u16, size: usize, data: &[u8]) {
+        self.stats.port_accesses += (data.len() / size) as u64;
+        self.note_port_access(port, size);
+        self.vm.io.port_write_string(port, size as u8, data);
+    }
 }
 
 /// The general registers that a gateway takes and returns.

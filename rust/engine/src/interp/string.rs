@@ -3,8 +3,8 @@
 //! Theory: a repeated instruction runs element by element, and commits each: a fault leaves
 //! (R)SI, (R)DI and (R)CX at the element that faulted.  After a bounded number of elements, or when
 //! the vCPU is wanted, RIP stays at the instruction, which goes on after a look at interrupts.
-//! Where source and destination are plain memory, MOVS and STOS take all elements up to a page
-//! border at once.
+//! Where source and destination are plain memory, MOVS, STOS, INS and OUTS take all elements up to a
+//! page border at once; the device behind a port gets them in one call.
 
 use super::host;
 use super::operand::{mask, segment_number};
@@ -211,7 +211,7 @@ struct Run {
     elements: u64,
 }
 
-/// Does up to `limit` elements of MOVS or STOS at once, if all of them are plain memory and nothing
+/// Does up to `limit` elements of MOVS, STOS, INS or OUTS at once, if all of them are plain memory and nothing
 /// can fault; how many.
 fn bulk(v: &mut Vcpu, form: &Form, limit: u64) -> u64 {
     let checks_alignment = v.cpu.rflags & flags::AC != 0 && v.cpu.cr0 & cr0::AM != 0;
@@ -242,8 +242,54 @@ fn bulk(v: &mut Vcpu, form: &Form, limit: u64) -> u64 {
             form.advance(v, gpr::RDI, to.elements);
             to.elements
         }
+        Kind::Ins => input(v, form, limit),
+        Kind::Outs => output(v, form, limit),
         _ => 0,
     }
+}
+
+/// INS over plain memory: the device is asked once for all elements.
+fn input(v: &mut Vcpu, form: &Form, limit: u64) -> u64 {
+    let port = v.cpu.gpr[gpr::RDX] as u16;
+    if !may_stream(v, form, port) {
+        return 0;
+    }
+    let Some(to) = run(v, form, seg::ES, form.destination(v), true, limit) else {
+        return 0;
+    };
+    // By way of a buffer: the device may use the guest's memory meanwhile.
+    let mut buffer = [0; PAGE as usize];
+    let bytes = (to.elements * form.size as u64) as usize;
+    v.port_read_string(port, form.size, &mut buffer[..bytes]);
+    // SAFETY: `run` found all elements inside one page of RAM, upwards from `host`.
+    unsafe { core::ptr::copy_nonoverlapping(buffer.as_ptr(), to.host, bytes) };
+    note_run(v, form, &to);
+    form.advance(v, gpr::RDI, to.elements);
+    to.elements
+}
+
+/// OUTS over plain memory: the device gets all elements in one call.
+fn output(v: &mut Vcpu, form: &Form, limit: u64) -> u64 {
+    let port = v.cpu.gpr[gpr::RDX] as u16;
+    if !may_stream(v, form, port) {
+        return 0;
+    }
+    let source = form.source(v);
+    let Some(from) = run(v, form, form.segment, source, false, limit) else {
+        return 0;
+    };
+    let mut buffer = [0; PAGE as usize];
+    let bytes = (from.elements * form.size as u64) as usize;
+    // SAFETY: as in `input`.
+    unsafe { core::ptr::copy_nonoverlapping(from.host, buffer.as_mut_ptr(), bytes) };
+    v.port_write_string(port, form.size, &buffer[..bytes]);
+    form.advance(v, gpr::RSI, from.elements);
+    from.elements
+}
+
+/// Whether the port may be used, and memory goes upwards; if not, elements find out one by one.
+fn may_stream(v: &mut Vcpu, form: &Form, port: u16) -> bool {
+    v.cpu.rflags & flags::DF == 0 && v.check_port(port, form.size).is_ok()
 }
 
 /// The plain memory at `offset`, up to `limit` elements in the direction of DF and within a page.
