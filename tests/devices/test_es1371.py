@@ -116,8 +116,8 @@ def test_the_position_can_be_read(chip, clock):
 def test_both_players_have_modes_of_their_own(chip, clock, memory, sink):
     memory.data[0x1000:0x1010] = bytes(range(16))
     play(chip, DAC1, ring=16, mode=0, rate=8_000)
-    clock.advance(10 * MS)
-    assert bytes(sink.played[8_000, 1, 1]) == bytes(range(16)) * 5
+    clock.advance(20 * MS)
+    assert bytes(sink.played[8_000, 1, 1]) == bytes(range(16)) * 10
 
 
 def test_pause_holds_the_position(chip, clock, sink):
@@ -186,4 +186,12 @@ def test_without_bus_mastering_nothing_is_fetched(chip, clock, sink):
     chip.write_config(Pci.COMMAND, 0x0001, 2)
     play(chip)
     clock.advance(20 * MS)
+    assert sink.played == {}
+
+
+def test_a_channel_started_and_held_at_once_has_moved_nothing(chip, clock, sink):
+    play(chip)
+    clock.advance(15 * MS)
+    chip.write(SERIAL, chip.read(SERIAL, 4) | 0x1000, 4)
+    clock.advance(100 * MS)
     assert sink.played == {}

@@ -14,6 +14,7 @@ from ring3.audio import AudioSink, AudioStream
 from ring3.clock import NS_PER_S, Clock, Timer
 
 CHUNK_NS = 5_000_000
+START_NS = 20_000_000
 LATE_MAX_NS = 500_000_000               # what is later than that is not made up for
 
 
@@ -46,7 +47,7 @@ class FrameClock:
         """From now on; a clock that runs goes on from this frame at the new rate."""
         s = self.state
         s.rate_hz, s.base_ns, s.moved = rate_hz, self._clock.now(), 0
-        self._arm()
+        self._arm(START_NS)
 
     def stop(self) -> None:
         self.state.rate_hz = 0
@@ -81,10 +82,10 @@ class FrameClock:
         if self.running:
             self._arm()
 
-    def _arm(self) -> None:
+    def _arm(self, chunk_ns: int = CHUNK_NS) -> None:
         s = self.state
         event = self._until_event()
-        frames = min(event, max(1, CHUNK_NS * s.rate_hz // NS_PER_S))
+        frames = min(event, max(1, chunk_ns * s.rate_hz // NS_PER_S))
         due_ns = s.base_ns - -(s.moved + frames) * NS_PER_S // s.rate_hz
         pause_ns = min(event * NS_PER_S // s.rate_hz // 4, CHUNK_NS)
         self._timer.arm(max(due_ns, self._clock.now() + pause_ns))
