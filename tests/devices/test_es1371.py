@@ -190,7 +190,7 @@ def test_without_bus_mastering_nothing_is_fetched(chip, clock, sink):
 
 
 def test_a_channel_started_and_held_at_once_has_moved_nothing(chip, clock, sink):
-    play(chip)
+    play(chip, period=4096)
     clock.advance(15 * MS)
     chip.write(SERIAL, chip.read(SERIAL, 4) | 0x1000, 4)
     clock.advance(100 * MS)
