@@ -38,6 +38,7 @@ from ring3.devices.rtc import Mc146818
 from ring3.devices.sound.es1371 import PORTS as ES1371_PORTS
 from ring3.devices.sound.es1371 import Es1371
 from ring3.devices.sound.sb16 import Sb16
+from ring3.devices.speaker import Speaker
 from ring3.devices.storage.ahci import PORTS as AHCI_PORTS
 from ring3.devices.storage.ahci import REGISTERS_BYTES, Ahci
 from ring3.devices.storage.ata import AtaDevice, AtaDisk
@@ -192,7 +193,7 @@ def chipset(bus: Bus, cfg: PcConfig) -> Board:
     a20 = A20Gate(bus)
 
     timers = bus.add("hpet", high_precision_timer(bus, isa, ioapic))
-    pit = bus.add("pit", I8254(bus.clock, timers.gates[0].line))
+    pit = bus.add("pit", I8254(bus.clock, timers.gates[0].line, Speaker(bus.clock, cfg.audio)))
     rtc = bus.add("rtc", Mc146818(bus.clock, timers.gates[1].line, cfg.rtc_start_unix_s))
     ps2 = bus.add(
         "ps2", I8042(bus.clock, isa[1].input(), isa[12].input(), bus.pins.init, a20.input())

@@ -36,10 +36,13 @@ class Steps:
         self._changed_ns = 0
         self._samples: list[int] = []
 
-    def set(self, level: float, at_ns: int | None = None) -> None:
-        """The level from now, or from `at_ns`, on; times don't go back."""
-        now_ns = self._clock.now() if at_ns is None else at_ns
-        if level == self._level:
+    def set(self, level: float, at_ns: int | None = None, *, playing: bool = False) -> None:
+        """The level from now, or from `at_ns`, on; times don't go back.
+
+        `playing`: it will change by itself, which `on_chunk` brings up.
+        """
+        now_ns = self._clock.now() if at_ns is None else max(at_ns, self._at_ns)
+        if level == self._level and (self._playing or not playing):
             return
         if not self._playing:
             self._begin(now_ns)
@@ -74,12 +77,25 @@ class Steps:
     def _advance(self, to_ns: int) -> None:
         """Accounts for the level up to `to_ns`."""
         while self._at_ns < to_ns:
-            end_ns = self._start_ns + (self._made + 1) * NS_PER_S // RATE_HZ
+            begin_ns, end_ns = self._sample_ns(self._made), self._sample_ns(self._made + 1)
             until_ns = min(end_ns, to_ns)
-            self._sum += (self._level - self._rest) * (until_ns - self._at_ns)
+            level = self._level - self._rest
+            self._sum += level * (until_ns - self._at_ns)
             self._at_ns = until_ns
-            if until_ns == end_ns:
-                begin_ns = self._start_ns + self._made * NS_PER_S // RATE_HZ
-                value = self._sum / (end_ns - begin_ns)
-                self._samples.append(max(-32768, min(32767, round(value * 32767))))
-                self._made, self._sum = self._made + 1, 0.0
+            if until_ns < end_ns:
+                return
+            self._samples.append(_sample(self._sum / (end_ns - begin_ns)))
+            self._made, self._sum = self._made + 1, 0.0
+            whole = (to_ns - self._start_ns) * RATE_HZ // NS_PER_S - self._made
+            if whole > 0:               # samples of one level
+                self._samples += [_sample(level)] * whole
+                self._made += whole
+                self._at_ns = self._sample_ns(self._made)
+
+    def _sample_ns(self, number: int) -> int:
+        """When a sample begins, rounded up, so that a time is never in a sample that it is before."""
+        return self._start_ns - -number * NS_PER_S // RATE_HZ
+
+
+def _sample(level: float) -> int:
+    return max(-32768, min(32767, round(level * 32767)))
