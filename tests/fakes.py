@@ -106,6 +106,7 @@ class FakeVcpu:
         self.messages = []
         self.tsc_now = self.skipped = 0     # ticks
         self.local_apic = {}
+        self.msrs = {}
         self._wake = threading.Event()
 
     def run(self):
@@ -129,6 +130,9 @@ class FakeVcpu:
     def kicked(self):
         """For guests that loop."""
         return self._wake.is_set()
+
+    def write_msr(self, number, value):
+        self.msrs[number] = value
 
     def pulse_init(self):
         self.inits += 1

@@ -128,6 +128,8 @@ class Vcpu:
         """An interrupt message as the I/O APIC or an MSI sends it (SDM vol. 3, 11.11); any thread."""
     def write_local_apic(self, offset: int, value: int) -> None:
         """A 32-bit store to the local APIC's register at `offset`, as firmware makes it; before `run` only."""
+    def write_msr(self, number: int, value: int) -> None:
+        """WRMSR, as firmware makes it; ValueError where that is #GP; before `run` only."""
     def set_eoi_handler(self, handler: Callable[[int], None]) -> None:
         """Called with the vector at the EOI of a level-triggered interrupt (broadcast to I/O APICs)."""
     def set_ferr_handler(self, handler: Callable[[bool], None]) -> None:

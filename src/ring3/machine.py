@@ -58,6 +58,7 @@ SWITCH_INTERVAL_S = 1e-4                # CPython's default lets a busy Python t
 EMBEDDED_GUEST = "embedded_guest.bin"
 TEXT_SCREEN = (720, 400)                # pixels
 STOP_PATIENCE_S = 10.0                  # the longest `stop` waits for the vCPU's thread
+MTRR = 1 << 12                          # CPUID.1:EDX
 LONG_MODE = 1 << 29                     # CPUID.80000001h:EDX
 
 
@@ -230,6 +231,9 @@ class Machine:
             self._vm.write_physical(address, data)
         for offset, value in post.local_apic():
             self.vcpu.write_local_apic(offset, value)
+        if self.vcpu.cpuid(1)[3] & MTRR:
+            for number, setting in post.mtrrs():
+                self.vcpu.write_msr(number, setting)
         self.vcpu.set_registers(dict(handover.registers))
 
     # --- life ---

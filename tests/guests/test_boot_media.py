@@ -54,12 +54,16 @@ def test_grub_shows_its_menu_and_lists_its_medium(drive, name, root):
         vm.screen.wait("i386-pc/", timeout_s=BOOT_S)
 
 
-def test_ctrl_alt_del_boots_again():
+@pytest.mark.parametrize(
+    "reset", [(0x64, 0xFE), (0x92, 0x01), (0xCF9, 0x06)], ids=["8042", "port 92h", "port CF9h"]
+)
+def test_resets_of_all_kinds_boot_again(reset):
     with bios(floppy=image("grub-rescue-floppy.img")) as vm:
-        vm.screen.wait("highlighted entry will be executed", timeout_s=BOOT_S)
-        vm.keyboard.press("c")
-        vm.screen.wait("grub>", timeout_s=BOOT_S)
-        vm.keyboard.type("reboot\n")
+        for _ in range(2):
+            vm.screen.wait("highlighted entry will be executed", timeout_s=BOOT_S)
+            vm.keyboard.press("c")
+            vm.screen.wait("grub>", timeout_s=BOOT_S)
+            vm.bus.write_port(*reset)
         vm.screen.wait("highlighted entry will be executed", timeout_s=BOOT_S)
 
 

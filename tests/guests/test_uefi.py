@@ -31,6 +31,6 @@ def test_variables_of_the_shell_last_from_one_machine_to_the_next(tmp_path):
     with Machine(**settings) as vm:
         console = to_the_shell(vm)
         console.send("set ring3\r")
-        console.expect("ring3 = kept", timeout_s=TIMEOUT_S)
+        console.expect("ring3 .*= .*kept", timeout_s=TIMEOUT_S)
         console.send("reset -s\r")
         assert vm.wait(timeout_s=TIMEOUT_S).reason.value == "power off"

@@ -233,6 +233,11 @@ impl Vcpu {
         Ok(())
     }
 
+    fn write_msr(&self, number: u32, value: u64) -> PyResult<()> {
+        let written = self.engine()?.write_msr(number, value);
+        written.map_err(|_| PyValueError::new_err(format!("MSR {number:#x}: {value:#x} is #GP")))
+    }
+
     fn set_eoi_handler(&self, py: Python<'_>, handler: Py<PyAny>) {
         let (handler, call) = self.notifier(py, handler);
         *locked(&self.shared.eoi) = Some(Arc::new(Box::new(call)));

@@ -7,10 +7,11 @@ and the extensions that all BIOSes share (15h–18h, 30h–35h, 5Bh–5Dh).
 
 from collections.abc import Sequence
 
-from ring3.firmware.e820 import EBDA, EXTENDED, KIB, MIB, split
+from ring3.firmware.e820 import EBDA, EXTENDED, HIGH, KIB, MIB, PCI_HOLE, split
 
 PortWrite = tuple[int, int, int]                    # (port, value, size in bytes)
 
+PHYSICAL_BITS = 40                      # of an address, as CPUID has it
 CONFIG_ADDRESS, CONFIG_DATA = 0xCF8, 0xCFC
 
 
@@ -75,6 +76,21 @@ def local_apic() -> list[tuple[int, int]]:
 def keyboard_controller(command: int, data: int) -> list[PortWrite]:
     """The 8042's command byte: scan codes translated to set 1, both interrupts on, self-test passed."""
     return [(command, 0x60, 1), (data, 0x47, 1)]
+
+
+def mtrrs() -> list[tuple[int, int]]:
+    """(MSR, value): memory is write-back, video memory and the PCI hole uncached, ROMs write-protected.
+
+    SDM vol. 3, 12.11 (memory type range registers).
+    """
+    uncached, write_protect, write_back = 0x00, 0x05, 0x06
+    everywhere = 0x0101_0101_0101_0101
+    conventional, video, roms = 0x250, 0x259, range(0x268, 0x270)
+    found = [(conventional, write_back * everywhere), (0x258, write_back * everywhere)]
+    found += [(video, uncached), *((number, write_protect * everywhere) for number in roms)]
+    valid, enable, fixed = 1 << 11, 1 << 11, 1 << 10
+    hole = (1 << PHYSICAL_BITS) - (HIGH - PCI_HOLE)
+    return [*found, (0x200, PCI_HOLE | uncached), (0x201, hole | valid), (0x2FF, enable | fixed | write_back)]
 
 
 def system_timer(pit: int) -> list[PortWrite]:
