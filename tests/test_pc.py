@@ -255,3 +255,11 @@ def test_cmos_has_the_boot_order():
 
 def test_with_a_bios_chips_are_left_as_reset_leaves_them():
     assert 0x604 not in firmware_board().io.ports
+
+
+def test_bootable_drives_are_listed_in_the_order_asked():
+    empty = {"cdroms": [pc.Cdrom("cdrom0", "ide", None)], "floppies": [pc.Floppy("floppy0", "1.44M", None)]}
+    bus = firmware_board(boot=("cdrom", "floppy", "network", "disk"), **empty)
+    chip = bus.devices["fw_cfg"]
+    paths = [item for item in chip.items.values() if item.startswith(b"/pci@")]
+    assert paths == [b"/pci@i0cf8/ide@1,1/drive@1/disk@0\n/pci@i0cf8/isa@1/fdc@03f0/floppy@0\0"]

@@ -54,6 +54,22 @@ def test_grub_shows_its_menu_and_lists_its_medium(drive, name, root):
         vm.screen.wait("i386-pc/", timeout_s=BOOT_S)
 
 
+@pytest.mark.parametrize(("first", "second"), [("virtio", "ide"), ("ide", "virtio"), ("ahci", "ide")])
+def test_the_first_disk_is_booted_whatever_its_bus(tmp_path, first, second):
+    for name in "first", "second":
+        (tmp_path / name).write_bytes(boot_sector(f"{name} disk"))
+    disks = [f"{tmp_path}/first,bus={first}", f"{tmp_path}/second,bus={second}"]
+    with bios(disk=disks) as vm:
+        vm.screen.wait("first disk", timeout_s=BOOT_S)
+
+
+def boot_sector(text):
+    """A disk of 1 MiB whose boot sector says `text`."""
+    # mov si, text; next: lodsb; test al, al; jz end; mov ah, 0Eh; int 10h; jmp next; end: hlt; jmp end
+    code = bytes.fromhex("BE 12 7C  AC  84 C0  74 06  B4 0E  CD 10  EB F5  90  F4  EB FD")
+    return (code + text.encode() + b"\0").ljust(510, b"\0") + b"\x55\xaa" + bytes((1 << 20) - 512)
+
+
 @pytest.mark.parametrize(
     "reset", [(0x64, 0xFE), (0x92, 0x01), (0xCF9, 0x06)], ids=["8042", "port 92h", "port CF9h"]
 )

@@ -6,6 +6,7 @@ the BIOS would have set up; `acpi_platform` tells the same numbers to the ACPI t
 Not there yet: diskette.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -164,6 +165,7 @@ class Board:
     isa: Sequence[SharedLine]                       # ISA interrupts: `isa[irq].input()` is a driver's end
     pci: PciBus                                     # `pci.add(slot, function, chip)`, `pci.intx(slot, pin)`
     dma: I8237Pair                                  # `dma.channel(n)`
+    paths: dict[str, str] = field(default_factory=dict)     # Open Firmware's, of drives that can be booted
 
 
 def build(bus: Bus, cfg: PcConfig) -> Board:
@@ -295,10 +297,27 @@ def firmware(board: Board) -> None:
     if cfg.flash is not None:
         variables(board, cfg.flash, HIGH - len(cfg.rom) - len(cfg.flash.data))
     settings = configuration.Settings(
-        cfg.memory, cfg.processors, acpi_platform(cfg), boot_menu=cfg.boot_menu, roms=cfg.option_roms
+        cfg.memory,
+        cfg.processors,
+        acpi_platform(cfg),
+        boot_menu=cfg.boot_menu,
+        boot_order=boot_paths(board),
+        roms=cfg.option_roms,
     )
     items, files = configuration.items(settings), configuration.files(settings)
     bus.ports(0x510, fw_cfg.PORTS, "fw_cfg", bus.add("fw_cfg", FwCfg(bus.memory, files, items)), width=4)
+
+
+def boot_paths(board: Board) -> list[str]:
+    """Drives in the order they are tried; those of kinds behind the network come last by themselves."""
+    cfg = board.cfg
+    names: dict[str, list[str]] = {
+        "floppy": [floppy.name for floppy in cfg.floppies],
+        "cdrom": [cdrom.name for cdrom in cfg.cdroms],
+        "disk": [disk.name for disk in cfg.disks],
+    }
+    kinds = itertools.takewhile(lambda kind: kind != "network", cfg.boot)
+    return [board.paths[name] for kind in kinds for name in names[kind] if name in board.paths]
 
 
 def variables(board: Board, flash: Flash, base: int) -> None:
@@ -371,8 +390,9 @@ def diskettes(board: Board) -> None:
     """The controller is on every board, as the IDE channels are; port 3F6h between its ports is IDE's."""
     bus = board.bus
     drives = [FloppyDrive(floppy_type(floppy), floppy.drive) for floppy in board.cfg.floppies]
-    for floppy, drive in zip(board.cfg.floppies, drives, strict=True):
+    for number, (floppy, drive) in enumerate(zip(board.cfg.floppies, drives, strict=True)):
         bus.add(floppy.name, drive)
+        board.paths[floppy.name] = f"/pci@i0cf8/isa@{ISA_BRIDGE:x}/fdc@03f0/floppy@{number}"
     chip = I82077AA(bus.clock, board.isa[6].input(), board.dma.channel(2), drives)
     bus.add("fdc", chip)
     bus.ports(0x3F0, 6, "fdc", chip)
@@ -406,6 +426,7 @@ def ide(board: Board) -> None:
             raise ConfigError(f"{name}: the IDE bus takes four drives, and has them: give it bus=ahci")
         channel, number = wanted if wanted in places else places[0]
         places.remove((channel, number))
+        board.paths[name] = f"/pci@i0cf8/ide@{ISA_BRIDGE:x},{IDE_FUNCTION:x}/drive@{channel}/disk@{number}"
         chip.channels[channel].attach(number, bus.add(name, device))
 
     chip = bus.add("ide", PiixIde((channels[0], channels[1]), bus.memory, decoded, moved))
@@ -433,8 +454,9 @@ def ahci(board: Board) -> None:
         bus.move_mmio("ahci", base, REGISTERS_BYTES, chip)
 
     chip = bus.add("ahci", Ahci(board.pci.intx(AHCI, 1), bus.memory, moved))
-    for port, (name, device) in zip(chip.ports, attached, strict=False):
+    for number, (port, (name, device)) in enumerate(zip(chip.ports, attached, strict=False)):
         port.attach(bus.add(name, device))
+        board.paths[name] = f"/pci@i0cf8/pci8086,2922@{AHCI:x}/drive@{number}/disk@0"
     board.pci.add(AHCI, 0, chip)
 
 
@@ -486,6 +508,7 @@ def virtio_slot(board: Board, name: str, device: Callable[[Wires], VirtioPci]) -
     wires = Wires(bus.clock, bus.memory, board.pci.intx(slot, 1), bus.pins.interrupt_message, moved)
     chip = bus.add(name, device(wires))
     board.pci.add(slot, 0, chip)
+    board.paths[name] = f"/pci@i0cf8/scsi@{slot:x}/disk@0,0"
 
 
 def high_precision_timer(bus: Bus, isa: Sequence[SharedLine], ioapic: IoApic) -> Hpet:
