@@ -67,7 +67,7 @@ impl Insn {
         match self.rule {
             Copy | CallIndirect | JmpIndirect => self.ins.op_kinds().any(|k| k == OpKind::Memory),
             Lea | Nothing | Jmp | Jcc | Loop | Jcxz | Rdtsc | Swapgs | FsGsBase | ReadSegment
-            | Interpret | Assist | AssistFlow => false,
+            | Interpret | Assist | AssistFlow | Repeat => false,
             _ => true,
         }
     }
@@ -1353,7 +1353,10 @@ impl Peek<'_> {
 /// Flags an instruction reads, and those it overwrites whatever happens.
 pub fn flag_use(insn: &Insn) -> (u32, u32) {
     let ins = &insn.ins;
-    if matches!(insn.rule, Rule::Interpret | Rule::Assist | Rule::AssistFlow) {
+    if matches!(
+        insn.rule,
+        Rule::Interpret | Rule::Assist | Rule::AssistFlow | Rule::Repeat
+    ) {
         return (ARITHMETIC, 0);
     }
     let variable_count = ins.op_count() > 1

@@ -1148,6 +1148,25 @@ impl Asm {
         self.legacy(0xF3, 0x48, Map::M0F, 0xAE, op as u8, Rm::Reg(reg), (0, 0));
     }
 
+    /// `rep movs` of elements of `w`.
+    pub fn rep_movs(&mut self, w: Width) {
+        self.repeated(w, 0xA4);
+    }
+
+    /// `rep stos` of elements of `w`.
+    pub fn rep_stos(&mut self, w: Width) {
+        self.repeated(w, 0xAA);
+    }
+
+    fn repeated(&mut self, w: Width, opcode: u8) {
+        match w {
+            W8 => self.raw(&[0xF3, opcode]),
+            W16 => self.raw(&[0x66, 0xF3, opcode | 1]),
+            W32 => self.raw(&[0xF3, opcode | 1]),
+            _ => self.raw(&[0xF3, 0x48, opcode | 1]),
+        }
+    }
+
     pub fn lfence(&mut self) {
         self.raw(&[0x0F, 0xAE, 0xE8]);
     }

@@ -49,6 +49,7 @@ fn thunks() -> (Thunks, Vec<(u64, &'static str)>) {
         load_fpu: add("load_fpu"),
         interpret_here: add("interpret_here"),
         recover: add("recover"),
+        repeat: [[add("repeat"); 16], [add("repeat_user"); 16]],
         recover_kept: [add("recover_kept"), add("recover_kept_user")],
         recovered: [add("recovered"), add("recovered_user")],
     };

@@ -45,6 +45,8 @@ mod golden;
 #[cfg(test)]
 mod recover_tests;
 #[cfg(test)]
+mod string_tests;
+#[cfg(test)]
 mod tests;
 
 use crate::cpuid::Feature;

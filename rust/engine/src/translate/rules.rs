@@ -45,6 +45,8 @@ pub enum Rule {
     String,
     /// MOV of a segment register to a general one.
     ReadSegment,
+    /// MOVS or STOS with a repeat prefix: at once inside of pages that the inline TLB has, else assisted.
+    Repeat,
     Pushf,
     Popf,
     Cli,
@@ -115,6 +117,7 @@ pub fn rule(mode: &Mode, ins: &Instruction) -> Rule {
         Rdfsbase | Rdgsbase | Wrfsbase | Wrgsbase if fs_gs_base(mode, ins) => Rule::FsGsBase,
         Vzeroupper | Vzeroall if !mode.code64() && copyable(mode, ins) => Rule::ZeroVectors,
         _ if super::string::has_rule(mode, ins) => Rule::String,
+        _ if super::string::repeats(mode, ins) => Rule::Repeat,
         _ if copyable(mode, ins) => Rule::Copy,
         _ if reencode::classify(ins) == Class::BitString => Rule::BitString,
         _ => assisted(ins),
@@ -251,6 +254,7 @@ pub fn emit(b: &mut Builder) -> Flow {
         Rule::Nothing => Flow::Next,
         Rule::String => super::string::emit(b),
         Rule::ReadSegment => read_segment(b),
+        Rule::Repeat => super::string::emit_repeat(b),
         Rule::Pushf => pushf(b),
         Rule::Popf => popf(b),
         Rule::Cli => change_flag(b, flags::IF, false),

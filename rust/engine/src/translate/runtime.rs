@@ -10,6 +10,7 @@ use super::emit::{
     W8, W16, W32, W64, Xmm,
 };
 use super::env::{Area, Env, JUMP_ENTRIES, TLB_ENTRIES};
+use super::string::Repeat;
 use crate::fpustate::legacy;
 use crate::memory::PAGE;
 use crate::mmu::physical;
@@ -118,6 +119,8 @@ pub struct Thunks {
     pub interpret_here: u64,
     /// An indirect jump found no block that doesn't need the flags: goes to R11 to recover them.
     pub recover: u64,
+    /// Per class: repeated string instructions (`string::Repeat`).
+    pub repeat: [[u64; Repeat::COUNT]; 2],
     /// Per class: recovers the flags from `Area::kept_flags`.
     pub recover_kept: [u64; 2],
     /// Per class: the flags are back, and an indirect jump goes on through `Area::jump_live`.
@@ -156,6 +159,7 @@ pub fn emit_save_flags(asm: &mut Asm) {
 /// Emits all thunks at the start of the cache.
 pub fn emit_thunks(cache: &mut CodeCache, asm: &mut Asm) -> Result<Thunks, &'static str> {
     let mut thunks = Thunks::default();
+    let bmi2 = std::is_x86_feature_detected!("bmi2");
     let mut add = |build: &mut dyn FnMut(&mut Asm)| -> Result<u64, &'static str> {
         let at = cache.next_address();
         asm.start(at);
@@ -202,6 +206,10 @@ pub fn emit_thunks(cache: &mut CodeCache, asm: &mut Asm) -> Result<Thunks, &'sta
     thunks.recover = add(&mut |a: &mut Asm| a.jmp_indirect(R11))?;
     for class in 0..2 {
         thunks.recovered[class] = add(&mut |a: &mut Asm| emit_recovered(a, class))?;
+        for number in 0..Repeat::COUNT {
+            let emit = &mut |a: &mut Asm| Repeat::emit_thunk(a, number, class, bmi2);
+            thunks.repeat[class][number] = add(emit)?;
+        }
         thunks.recover_kept[class] = add(&mut |a: &mut Asm| emit_recover_kept(a, class))?;
     }
     thunks.assist = add(&mut emit_assist)?;
