@@ -34,6 +34,8 @@ class Vm:
         """Guest-physical bytes of RAM and ROM; where nothing is mapped, FFh."""
     def write_physical(self, address: int, data: bytes | bytearray | memoryview) -> None:
         """As a DMA write does: translated code there is dropped, ROM and holes ignore it."""
+    def search_ram(self, needle: bytes, most: int) -> list[int]:
+        """Guest-physical addresses of RAM with these bytes, the first `most`; drops the GIL."""
     def map_ports(
         self, first: int, count: int, read: Any, write: Any, *, width: int = 1,
         blocks: tuple[BlockRead, BlockWrite] | None = None,
@@ -96,7 +98,7 @@ class VideoMemory:
     def cells(self, picture: Any) -> tuple[bytes, bytes]: ...
     def font(self, picture: Any, number: int) -> bytes: ...
     def find_text(self, picture: Any, scale: tuple[int, int],
-                  fonts: list[tuple[int, bytes]]) -> tuple[int, int, bytes] | None: ...
+                  fonts: list[tuple[int, bytes]]) -> tuple[int, int, bytes, int, int] | None: ...
 
 class Vcpu:
     """One virtual CPU.  `live`, `run` and `wait` drop the GIL while guest code runs or sleeps.

@@ -38,7 +38,7 @@ from ring3.char.tap import Tap
 from ring3.clock import HostClock
 from ring3.config import DisplayConfig, File, MachineConfig, configure
 from ring3.devices.video.source import VgaSource
-from ring3.display.glyphs import find_fonts
+from ring3.display.glyphs import find_fonts, fonts_in_memory
 from ring3.display.input import Keyboard, Mouse
 from ring3.display.open import Consoles, face_of
 from ring3.display.screen import Screen
@@ -172,7 +172,8 @@ class Machine:
         vga = self.devices.get("vga")
         if vga is not None:
             fonts = find_fonts(self._pc.option_roms.get(pc.VGA_ROM, b""))
-            self._screen = Screen(VgaSource(vga, self.bus.lock, fonts))
+            search = partial(fonts_in_memory, self._vm.search_ram, self._vm.read_physical)
+            self._screen = Screen(VgaSource(vga, self.bus.lock, fonts, search))
 
     def _open_consoles(self, native: Any, auto_display: str) -> None:
         displays = self.config.displays

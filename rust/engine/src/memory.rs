@@ -468,6 +468,56 @@ impl Memory {
         }
     }
 
+    /// Guest-physical addresses of RAM with these bytes, the first `most`; what the host hasn't
+    /// allocated (it reads as zero) is not looked at.
+    pub fn search(&self, needle: &[u8], most: usize) -> Vec<u64> {
+        let mut found = Vec::new();
+        for extent in self.allocated() {
+            let mut at = extent.start;
+            while found.len() < most {
+                // SAFETY: the extent lies inside the mapping.
+                let hit = unsafe {
+                    libc::memmem(
+                        self.ram_at(at).cast(),
+                        (extent.end - at) as usize,
+                        needle.as_ptr().cast(),
+                        needle.len(),
+                    )
+                };
+                if hit.is_null() {
+                    break;
+                }
+                let offset = hit as u64 - self.ram.start.as_ptr() as u64;
+                found.push(if offset < self.low_bytes {
+                    offset
+                } else {
+                    FOUR_GIB + (offset - self.low_bytes)
+                });
+                at = offset + 1;
+            }
+        }
+        found
+    }
+
+    /// Offsets into RAM of what the host has allocated.
+    fn allocated(&self) -> Vec<std::ops::Range<u64>> {
+        let seek = |from: u64, whence| {
+            // SAFETY: plain system call on our own descriptor, whose position nobody uses.
+            let at = unsafe { libc::lseek(self.fd, from as libc::off_t, whence) };
+            u64::try_from(at).ok()
+        };
+        let mut extents = Vec::new();
+        let mut at = 0;
+        while let Some(start) = seek(at, libc::SEEK_DATA)
+            && start < self.ram_bytes
+        {
+            let end = seek(start, libc::SEEK_HOLE).unwrap_or(self.ram_bytes);
+            extents.push(start..end.min(self.ram_bytes));
+            at = end;
+        }
+        extents
+    }
+
     /// Whether a dirty log waits for a store to the page at a host address; false for what isn't RAM.
     pub fn logged(&self, host: u64) -> bool {
         let offset = host.wrapping_sub(self.ram.start.as_ptr() as u64);
@@ -713,6 +763,17 @@ mod tests {
         assert_eq!(home(0xA_0000), home(0xE000_1000));
         assert_eq!(m.ram_offset(home(0xA_0000)), Some(offset + PAGE));
         assert_eq!(home(0x1000), 0x1000);
+    }
+
+    #[test]
+    fn a_search_finds_bytes_in_low_and_high_ram_and_allocates_nothing() {
+        let m = Memory::new(1 << 30, 1 << 29).unwrap();
+        m.write(0x1234, b"needle", nowhere);
+        m.write(FOUR_GIB + 0x5FFD, b"needle", nowhere);
+        assert_eq!(m.search(b"needle", 9), [0x1234, FOUR_GIB + 0x5FFD]);
+        assert_eq!(m.search(b"needle", 1), [0x1234]);
+        assert!(m.search(b"haystack", 9).is_empty());
+        assert!(m.allocated().iter().map(|e| e.end - e.start).sum::<u64>() < 1 << 20);
     }
 
     #[test]

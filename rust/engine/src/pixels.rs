@@ -289,25 +289,39 @@ fn linear_row(vram: Vram, p: &Picture, area: &Area, y: u32, source: &mut [u8], o
         return vram.copy(first, out);
     }
     vram.copy(first, source);
-    let pixels = out.chunks_exact_mut(4).zip(source.chunks_exact(bytes));
-    let wide = |value: u32, bits: u32| value << (8 - bits) | value >> (2 * bits - 8);
-    for (pixel, raw) in pixels {
-        let value = match *raw {
-            [index] => p.palette[index as usize],
-            [low, high] => {
-                let v = low as u32 | (high as u32) << 8;
-                let green = if p.format == Format::Linear16 {
-                    wide(v >> 5 & 63, 6)
-                } else {
-                    wide(v >> 5 & 31, 5)
-                };
-                let red = v >> (if p.format == Format::Linear16 { 11 } else { 10 });
-                wide(v & 31, 5) | green << 8 | wide(red & 31, 5) << 16
-            }
-            [b, g, r] => b as u32 | (g as u32) << 8 | (r as u32) << 16,
-            _ => 0,
-        };
-        pixel.copy_from_slice(&value.to_le_bytes());
+    let pixels = out.chunks_exact_mut(4);
+    // A loop for each format, so that each becomes vector code.
+    match p.format {
+        Format::Linear15 => convert(pixels, source, |[low, high]: [u8; 2]| {
+            let v = u16::from_le_bytes([low, high]) as u32;
+            wide5(v) | wide5(v >> 5) << 8 | wide5(v >> 10) << 16
+        }),
+        Format::Linear16 => convert(pixels, source, |[low, high]: [u8; 2]| {
+            let v = u16::from_le_bytes([low, high]) as u32;
+            let green = v >> 5 & 63;
+            wide5(v) | (green << 2 | green >> 4) << 8 | wide5(v >> 11) << 16
+        }),
+        Format::Linear24 => convert(pixels, source, |[b, g, r]: [u8; 3]| {
+            u32::from_le_bytes([b, g, r, 0])
+        }),
+        _ => convert(pixels, source, |[index]: [u8; 1]| p.palette[index as usize]),
+    }
+}
+
+/// The low five bits as eight.
+fn wide5(value: u32) -> u32 {
+    (value & 31) << 3 | (value & 31) >> 2
+}
+
+#[inline(always)]
+fn convert<const N: usize>(
+    pixels: std::slice::ChunksExactMut<u8>,
+    source: &[u8],
+    color: impl Fn([u8; N]) -> u32,
+) {
+    let (raw, _) = source.as_chunks::<N>();
+    for (pixel, raw) in pixels.zip(raw) {
+        pixel.copy_from_slice(&color(*raw).to_le_bytes());
     }
 }
 
@@ -418,6 +432,10 @@ pub struct Found {
     pub columns: u32,
     pub rows: u32,
     pub codes: Vec<u8>,
+    /// Cells with a glyph.
+    pub drawn: usize,
+    /// Cells of two colours: perhaps text.
+    pub plain: usize,
 }
 
 const BLANK: u8 = b' ';
@@ -425,40 +443,67 @@ const BLANK: u8 = b' ';
 type Glyph = [u8; FONT_STRIDE];
 
 /// Text drawn exactly in one of the fonts, at multiples of its size, in any two colours; of several
-/// fonts the one that most cells are drawn in.  `scale`: pixels of a dot, across and down.
+/// fonts the one that most cells are drawn in (or the first that nearly all are).  `scale`: pixels of
+/// a dot, across and down.
 pub fn find_text(
-    pixels: &[u8],
-    width: usize,
-    height: usize,
+    vram: Vram,
+    picture: &Picture,
     scale: (usize, usize),
     fonts: &[Font],
 ) -> Option<Found> {
-    let (across, down) = (scale.0.max(1), scale.1.max(1));
-    let row_bytes = width * 4;
-    let best = fonts.iter().filter(|font| font.height > 0).map(|font| {
-        let glyphs = index(font);
-        let (columns, rows) = (width / (8 * across), height / (font.height * down));
-        let mut codes = Vec::with_capacity(columns * rows);
-        let mut drawn = 0;
-        for row in 0..rows {
-            for column in 0..columns {
-                let first = row * font.height * down * row_bytes + column * 8 * across * 4;
-                let code = dots(pixels, first, font.height, (across * 4, down * row_bytes))
-                    .and_then(|cell| look_up(&glyphs, cell, font.height));
-                drawn += code.is_some_and(|c| c != BLANK) as usize;
-                codes.push(code.unwrap_or(BLANK));
-            }
+    let scale = (scale.0.max(1), scale.1.max(1));
+    let mut best: Option<Found> = None;
+    let usable = |f: &&Font| (1..=FONT_STRIDE).contains(&f.height);
+    for font in fonts.iter().filter(usable) {
+        let found = find_in(vram, picture, scale, font);
+        // All that may be text is: no other font fits as well.
+        let clear = found.drawn * 50 > found.plain * 49;
+        if best.as_ref().is_none_or(|b| found.drawn > b.drawn) {
+            best = Some(found);
         }
-        let found = Found {
-            columns: columns as u32,
-            rows: rows as u32,
-            codes,
+        if clear {
+            break;
+        }
+    }
+    best
+}
+
+fn find_in(vram: Vram, picture: &Picture, scale: (usize, usize), font: &Font) -> Found {
+    let glyphs = index(font);
+    let width = picture.width as usize;
+    let lines = font.height * scale.1;
+    let (columns, rows) = (width / (8 * scale.0), picture.height as usize / lines);
+    // A row of cells at a time stays in the cache.
+    let mut pixels = vec![0; width * lines * 4];
+    let mut found = Found {
+        columns: columns as u32,
+        rows: rows as u32,
+        codes: Vec::with_capacity(columns * rows),
+        drawn: 0,
+        plain: 0,
+    };
+    for row in 0..rows {
+        let area = Area {
+            x: 0,
+            y: (row * lines) as u32,
+            width: picture.width,
+            height: lines as u32,
         };
-        (drawn, found)
-    });
-    best.filter(|(drawn, _)| *drawn > 0)
-        .max_by_key(|(drawn, _)| *drawn)
-        .map(|(_, found)| found)
+        render(vram, picture, area, &mut pixels);
+        for column in 0..columns {
+            let code = match cell(&pixels, width, column, scale, font.height) {
+                Cell::Empty | Cell::Colored => BLANK,
+                Cell::Dots(glyph) => {
+                    found.plain += 1;
+                    let code = look_up(&glyphs, glyph, font.height);
+                    found.drawn += code.is_some() as usize;
+                    code.unwrap_or(BLANK)
+                }
+            };
+            found.codes.push(code);
+        }
+    }
+    found
 }
 
 fn index(font: &Font) -> HashMap<Glyph, u8> {
@@ -477,25 +522,67 @@ fn index(font: &Font) -> HashMap<Glyph, u8> {
     glyphs
 }
 
-/// The dots of a cell that differ from its first one; None if it has more than two colours.
-fn dots(pixels: &[u8], first: usize, height: usize, step: (usize, usize)) -> Option<Glyph> {
-    let color = |at: usize| -> Option<[u8; 3]> { pixels.get(at..at + 3)?.try_into().ok() };
-    let ground = color(first)?;
-    let mut ink = None;
+/// What is in a cell.
+enum Cell {
+    Empty,
+    /// More than two colours: no text.
+    Colored,
+    /// The dots that differ from the first one.
+    Dots(Glyph),
+}
+
+const COLOR: u32 = 0x00FF_FFFF;
+
+/// Looks at the dots of one cell in a row of them.
+fn cell(pixels: &[u8], width: usize, column: usize, scale: (usize, usize), height: usize) -> Cell {
+    let left = column * 8 * scale.0;
+    let (mut ground, mut ink) = (None, None);
     let mut glyph = [0; FONT_STRIDE];
     for (row, bits) in glyph.iter_mut().take(height).enumerate() {
-        let start = first + row * step.1;
-        for dot in 0..8 {
-            let here = color(start + dot * step.0)?;
-            if here != ground {
-                if *ink.get_or_insert(here) != here {
-                    return None;
-                }
-                *bits |= 0x80 >> dot;
+        let start = row * scale.1 * width + left;
+        let line = pixels.get(start * 4..(start + 8 * scale.0) * 4);
+        let dots = dots(line.unwrap_or_default(), scale.0);
+        let ground = *ground.get_or_insert(dots[0]);
+        *bits = different(&dots, ground);
+        if *bits != 0 {
+            let ink = *ink.get_or_insert(dots[bits.leading_zeros() as usize]);
+            if different(&dots, ink) != !*bits {
+                return Cell::Colored;
             }
         }
     }
-    Some(glyph)
+    match ink {
+        None => Cell::Empty,
+        Some(_) => Cell::Dots(glyph),
+    }
+}
+
+/// Every `scale`th pixel of a line, eight in all.
+#[inline(always)]
+fn dots(line: &[u8], scale: usize) -> [u32; 8] {
+    let mut dots = [0; 8];
+    let (pixels, _) = line.as_chunks::<4>();
+    if scale == 1 {
+        // The common case, without a multiplication for each.
+        for (dot, pixel) in dots.iter_mut().zip(pixels) {
+            *dot = u32::from_le_bytes(*pixel) & COLOR;
+        }
+    } else {
+        for (dot, pixel) in dots.iter_mut().zip(pixels.iter().step_by(scale)) {
+            *dot = u32::from_le_bytes(*pixel) & COLOR;
+        }
+    }
+    dots
+}
+
+/// A bit for each dot of another colour, the leftmost in bit 7.
+#[inline(always)]
+fn different(dots: &[u32; 8], color: u32) -> u8 {
+    let mut bits = 0;
+    for (n, dot) in dots.iter().enumerate() {
+        bits |= ((*dot != color) as u8) << (7 - n);
+    }
+    bits
 }
 
 fn look_up(glyphs: &HashMap<Glyph, u8>, mut cell: Glyph, height: usize) -> Option<u8> {

@@ -100,6 +100,9 @@ fn registers<const N: usize>(values: &[u8]) -> [u8; N] {
     all
 }
 
+/// Columns, rows, codes, cells with a glyph, cells with two colours.
+type FoundText<'py> = (u32, u32, Bound<'py, PyBytes>, usize, usize);
+
 #[pyclass(frozen, module = "ring3._native")]
 pub struct VideoMemory {
     vm: Arc<engine::vcpu::Vm>,
@@ -358,39 +361,24 @@ impl VideoMemory {
         picture: Fields<'py>,
         scale: (usize, usize),
         fonts: Vec<(usize, Bound<'py, PyBytes>)>,
-    ) -> PyResult<Option<(u32, u32, Bound<'py, PyBytes>)>> {
+    ) -> PyResult<Option<FoundText<'py>>> {
         let picture = picture.picture()?;
-        let fonts: Vec<(usize, Vec<u8>)> = fonts
+        let owned: Vec<(usize, Vec<u8>)> = fonts
             .iter()
             .map(|(height, glyphs)| (*height, glyphs.as_bytes().to_vec()))
             .collect();
+        let fonts: Vec<Font> = owned
+            .iter()
+            .map(|(height, glyphs)| Font {
+                height: *height,
+                glyphs,
+            })
+            .collect();
         let vram = self.vram();
-        let found = py.detach(|| find(vram, &picture, scale, &fonts));
-        Ok(found.map(|f| (f.columns, f.rows, PyBytes::new(py, &f.codes))))
+        let found = py.detach(|| pixels::find_text(vram, &picture, scale, &fonts));
+        Ok(found.map(|f| {
+            let codes = PyBytes::new(py, &f.codes);
+            (f.columns, f.rows, codes, f.drawn, f.plain)
+        }))
     }
-}
-
-fn find(
-    vram: Vram,
-    picture: &Picture,
-    scale: (usize, usize),
-    fonts: &[(usize, Vec<u8>)],
-) -> Option<pixels::Found> {
-    let (width, height) = (picture.width as usize, picture.height as usize);
-    let area = Area {
-        x: 0,
-        y: 0,
-        width: picture.width,
-        height: picture.height,
-    };
-    let mut data = vec![0; width * height * 4];
-    pixels::render(vram, picture, area, &mut data);
-    let fonts: Vec<Font> = fonts
-        .iter()
-        .map(|(height, glyphs)| Font {
-            height: *height,
-            glyphs,
-        })
-        .collect();
-    pixels::find_text(&data, width, height, scale, &fonts)
 }

@@ -198,6 +198,11 @@ impl Vm {
         Ok(())
     }
 
+    fn search_ram(&self, py: Python<'_>, needle: &[u8], most: usize) -> Vec<u64> {
+        let needle = needle.to_vec();
+        py.detach(|| self.engine.memory.search(&needle, most))
+    }
+
     #[pyo3(signature = (first, count, read, write, *, width = 1, blocks = None))]
     fn map_ports(
         &self,

@@ -3,7 +3,7 @@
 A font is 256 glyphs of `height` bytes, a byte for each row of 8 dots, the leftmost in bit 7.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 CONTROL_GLYPHS = " ☺☻♥♦♣♠•◘○◙♂♀♪♫☼►◄↕‼¶§▬↨↑↓→←∟↔▲▼"
 CODES = bytes(range(256))
@@ -15,6 +15,10 @@ SMILEYS = {
     14: bytes.fromhex("00007e81a58181bd99817e000000"),
     16: bytes.fromhex("00007e81a58181bd9981817e00000000"),
 }
+
+
+SMILEYS_START = SMILEYS[8][:4]           # of all of them, after blank lines
+MOST_SMILEYS = 64
 
 
 def unicode(codes: Iterable[int]) -> str:
@@ -31,4 +35,22 @@ def find_fonts(rom: bytes) -> dict[int, bytes]:
         at = rom.find(bytes(height) + smiley)
         if at >= 0:
             fonts[height] = rom[at : at + 256 * height].ljust(256 * height, b"\0")
+    return fonts
+
+
+def fonts_in_memory(
+    search: Callable[[bytes, int], list[int]], read: Callable[[int, int], bytes]
+) -> list[tuple[int, bytes]]:
+    """Fonts (height, glyphs) that a guest has in its memory: those of kernels that draw text themselves.
+
+    `search`: addresses of some bytes, as many as given at most; `read`: bytes from an address on.
+    """
+    fonts = []
+    for address in search(SMILEYS_START, MOST_SMILEYS):
+        for height, smiley in SMILEYS.items():
+            start = address - smiley.index(SMILEYS_START) - height
+            if start >= 0:
+                glyphs = read(start, 256 * height)
+                if glyphs.startswith(bytes(height) + smiley) and (height, glyphs) not in fonts:
+                    fonts.append((height, glyphs))
     return fonts

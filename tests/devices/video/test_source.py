@@ -154,6 +154,25 @@ def test_text_in_a_frame_buffer_is_found_by_its_glyphs(vga, source, bytes_per_pi
     assert [at for at, code in enumerate(found.codes) if code == 65] == [0, 99, 3603]
 
 
+def test_fonts_of_the_guests_own_are_searched_for_when_text_is_in_another(vga):
+    looked = threading.Event()
+
+    def search():
+        looked.set()
+        return [(16, FONT)]
+
+    source = VgaSource(vga, threading.RLock(), {16: bytes(4096)}, search)
+    source.watch(True)
+    draw_letters(vga, 640, 480, 4, [(1, 0)])
+    source.collect()
+    os.eventfd_read(source.changed_fd)
+    assert source.glyphs() is None
+    assert looked.wait(10)
+    assert select.select([source.changed_fd], [], [], 10)[0]
+    assert source.collect().rects == (Rect(0, 0, 640, 480),)
+    assert source.glyphs().text().startswith(" A\n")
+
+
 def test_a_picture_without_text_has_none(vga, source):
     draw_letters(vga, 640, 480, 4, [])
     vga.memory.write(0, bytes(range(256)))

@@ -281,85 +281,63 @@ fn slashes() -> Vec<u8> {
     font
 }
 
-/// 24×8 pixels: A, B and a blank, in colours of their own.
-fn drawing() -> Vec<u8> {
-    let mut pixels = vec![0; 24 * 8 * 4];
-    for y in 0..8 {
-        for x in 0..24 {
-            let drawn = x == 7 - y || x == 8 + y;
-            let color: [u8; 4] = if drawn {
-                [9, 9, x as u8 / 8, 1]
+/// A, B and a blank in colours of their own, each dot `scale` pixels wide and high.
+fn drawing(scale: u32) -> Screen {
+    let mut s = screen(Format::Linear32, 24 * scale, 8 * scale);
+    s.picture.pitch = 4 * s.picture.width;
+    for y in 0..8 * scale {
+        for x in 0..24 * scale {
+            let (column, row) = (x / scale, y / scale);
+            let drawn = column == 7 - row || column == 8 + row;
+            let color = if drawn {
+                0x0100_0909 | (column / 8) << 16
             } else {
-                [5, 5, 5, 2]
+                0x0205_0505
             };
-            pixels[(y * 24 + x) * 4..][..4].copy_from_slice(&color);
+            s.words[(y * 24 * scale + x) as usize] = color;
         }
     }
-    pixels
+    s
+}
+
+fn found(s: &Screen, scale: usize, fonts: &[(usize, &[u8])]) -> Option<Found> {
+    let fonts: Vec<Font> = fonts
+        .iter()
+        .map(|&(height, glyphs)| Font { height, glyphs })
+        .collect();
+    find_text(s.vram(), &s.picture, (scale, scale), &fonts)
 }
 
 #[test]
 fn glyphs_are_found_in_any_two_colours() {
-    let glyphs = slashes();
-    let font = Font {
-        height: 8,
-        glyphs: &glyphs,
-    };
-    let found = find_text(&drawing(), 24, 8, (1, 1), &[font]).unwrap();
+    let found = found(&drawing(1), 1, &[(8, &slashes())]).unwrap();
     assert_eq!(
         (found.columns, found.rows, &found.codes[..]),
         (3, 1, &b"AB "[..])
     );
+    assert_eq!((found.drawn, found.plain), (2, 2));
 }
 
 #[test]
 fn glyphs_with_a_third_colour_are_not_text() {
-    let glyphs = slashes();
-    let mut pixels = drawing();
-    pixels[4] = 77;
-    let font = Font {
-        height: 8,
-        glyphs: &glyphs,
-    };
-    let found = find_text(&pixels, 24, 8, (1, 1), &[font]).unwrap();
+    let mut s = drawing(1);
+    s.words[1] = 77;
+    let found = found(&s, 1, &[(8, &slashes())]).unwrap();
     assert_eq!(found.codes, b" B ");
+    assert_eq!((found.drawn, found.plain), (1, 1));
 }
 
 #[test]
 fn the_font_that_most_is_drawn_in_is_taken() {
-    let glyphs = slashes();
-    let other = vec![0; 16 * 256];
-    let fonts = [
-        Font {
-            height: 16,
-            glyphs: &other,
-        },
-        Font {
-            height: 8,
-            glyphs: &glyphs,
-        },
-    ];
-    assert_eq!(
-        find_text(&drawing(), 24, 8, (1, 1), &fonts).unwrap().rows,
-        1
-    );
-    assert_eq!(find_text(&drawing(), 24, 8, (1, 1), &fonts[..1]), None);
+    let (glyphs, other) = (slashes(), vec![0x55; 8 * 256]);
+    let fonts: [(usize, &[u8]); 2] = [(8, &other), (8, &glyphs)];
+    assert_eq!(found(&drawing(1), 1, &fonts).unwrap().drawn, 2);
+    let without = found(&drawing(1), 1, &fonts[..1]).unwrap();
+    assert_eq!((without.drawn, without.plain), (0, 2));
 }
 
 #[test]
 fn doubled_dots_are_looked_at_once() {
-    let glyphs = slashes();
-    let small = drawing();
-    let mut pixels = Vec::new();
-    for y in 0..16 {
-        for x in 0..48 {
-            pixels.extend_from_slice(&small[(y / 2 * 24 + x / 2) * 4..][..4]);
-        }
-    }
-    let font = Font {
-        height: 8,
-        glyphs: &glyphs,
-    };
-    let found = find_text(&pixels, 48, 16, (2, 2), &[font]).unwrap();
+    let found = found(&drawing(2), 2, &[(8, &slashes())]).unwrap();
     assert_eq!(found.codes, b"AB ");
 }

@@ -74,6 +74,8 @@ class VideoMemory(Protocol):
 
     def find_text(
         self, picture: Picture, scale: tuple[int, int], fonts: list[tuple[int, bytes]]
-    ) -> tuple[int, int, bytes] | None:
-        """Columns, rows and codes of what is drawn in one of the fonts (height, glyphs)."""
+    ) -> tuple[int, int, bytes, int, int] | None:
+        """What is drawn in one of the fonts (height, glyphs), the first one that fits, else the best.
+
+        Columns, rows, codes; how many cells have a glyph, and how many have two colours and so might."""
         ...

@@ -10,13 +10,27 @@ modes cells that differ from those seen last, in graphics modes the lines that s
 """
 
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from ring3.devices.video.picture import Format, Picture
 from ring3.devices.video.vga import Vga
 from ring3.display.screen import Damage, Rect, TextCells
+
+
+SEARCH_AGAIN_S = 5.0                    # after a search for fonts, if text remains unread; then twice as long …
+SEARCH_RARELY_S = 60.0
+MOST_FOUND = 8
+
+Font = tuple[int, bytes]                # height, glyphs
+FindFonts = Callable[[], list[Font]]
+
+
+def no_fonts() -> list[Font]:
+    """There is no guest's memory to look into."""
+    return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +46,22 @@ class TextSeen:
 
 class VgaSource:
     def __init__(
-        self, vga: Vga, machine_lock: AbstractContextManager[object], fonts: Mapping[int, bytes]
+        self,
+        vga: Vga,
+        machine_lock: AbstractContextManager[object],
+        fonts: Mapping[int, bytes],
+        guest_fonts: FindFonts = no_fonts,
     ) -> None:
-        """`fonts`: the video BIOS's, by height."""
+        """`fonts`: the video BIOS's, by height.  `guest_fonts`: looks through the guest's memory for its own."""
         self._vga = vga
         self._memory = vga.memory
         self._machine_lock = machine_lock
-        self._fonts = fonts
+        self._fonts: list[Font] = sorted(fonts.items(), reverse=True)     # most text is in 16 lines
+        self._found: list[Font] = []    # in the guest's memory, by the last search
+        self._guest_fonts = guest_fonts
+        self._search: threading.Thread | None = None
+        self._search_at_s = 0.0
+        self._search_wait_s = SEARCH_AGAIN_S
         self._lock = threading.Lock()
         self._size = (0, 0)             # as of the last look
         self._text: TextSeen | None = None
@@ -71,14 +94,39 @@ class VgaSource:
             picture, own_font = self._vga.picture(), self._vga.text_font
         if picture.format in (Format.TEXT, Format.BLANK):
             return None
-        fonts = list(self._fonts.items())
-        if own_font is not None:
-            fonts.append(own_font)
+        with self._lock:
+            fonts = self._found + ([own_font] if own_font is not None else []) + self._fonts
         found = self._memory.find_text(picture, picture.scale, fonts)
         if found is None:
             return None
-        columns, rows, codes = found
-        return TextCells(columns, rows, codes, b"\x07" * len(codes))
+        columns, rows, codes, drawn, plain = found
+        if plain * 49 > drawn * 50:
+            self._search_fonts()
+        return TextCells(columns, rows, codes, b"\x07" * len(codes)) if drawn else None
+
+    # --- the guest's own fonts ---
+
+    def _search_fonts(self) -> None:
+        """Some cells look like text and aren't in any font we have: look for more, beside the caller."""
+        with self._lock:
+            now_s = time.monotonic()
+            if self._search is not None or now_s < self._search_at_s:
+                return
+            self._search_at_s = now_s + self._search_wait_s
+            self._search_wait_s = min(2 * self._search_wait_s, SEARCH_RARELY_S)
+            self._search = threading.Thread(target=self._searching, name="fonts", daemon=True)
+            self._search.start()
+
+    def _searching(self) -> None:
+        found = self._guest_fonts()
+        with self._lock:
+            self._search = None
+            found = [font for font in found if font not in self._fonts][:MOST_FOUND]
+            new, self._found = found != self._found, found
+        if new:
+            with self._machine_lock:
+                self._vga.changed_at_all = True     # who waits for text looks again
+            self._memory.signal()
 
     def watch(self, watched: bool) -> None:
         with self._machine_lock:
@@ -101,6 +149,8 @@ class VgaSource:
                 self._vga.changed_at_all = False
             size = picture.width, picture.height
             resized, self._size = size != self._size, size
+            if resized:
+                self._search_at_s, self._search_wait_s = 0.0, SEARCH_AGAIN_S
             before, self._text = self._text, self._see(picture)
             if self._text is not None and before is not None and not resized:
                 return Damage(tuple(changed_cells(before, self._text)))
