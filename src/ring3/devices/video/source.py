@@ -19,7 +19,6 @@ from ring3.devices.video.picture import Format, Picture
 from ring3.devices.video.vga import Vga
 from ring3.display.screen import Damage, Rect, TextCells
 
-
 SEARCH_AGAIN_S = 5.0                    # after a search for fonts, if text remains unread; then twice as long …
 SEARCH_RARELY_S = 60.0
 MOST_FOUND = 8
