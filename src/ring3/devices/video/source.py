@@ -19,8 +19,8 @@ from ring3.devices.video.picture import Format, Picture
 from ring3.devices.video.vga import Vga
 from ring3.display.screen import Damage, Rect, TextCells
 
-SEARCH_AGAIN_S = 5.0                    # after a search for fonts, if text remains unread; then twice as long …
-SEARCH_RARELY_S = 60.0
+SEARCH_AGAIN_S = 5.0                    # after a search for fonts, if text remains unread
+SEARCH_RARELY_S = 60.0                  # each time twice as long, up to this
 MOST_FOUND = 8
 
 Font = tuple[int, bytes]                # height, glyphs
@@ -51,7 +51,7 @@ class VgaSource:
         fonts: Mapping[int, bytes],
         guest_fonts: FindFonts = no_fonts,
     ) -> None:
-        """`fonts`: the video BIOS's, by height.  `guest_fonts`: looks through the guest's memory for its own."""
+        """`fonts`: the video BIOS's, by height.  `guest_fonts` looks through the guest's memory."""
         self._vga = vga
         self._memory = vga.memory
         self._machine_lock = machine_lock
