@@ -96,7 +96,7 @@ class FakeVcpu:
     guest = None
     tsc_hz = 1_000_000_000
 
-    def __init__(self, vm, *, index=0, engine="translate", cpu="max"):
+    def __init__(self, vm, *, index=0, engine="translate", cpu="max", hypervisor="ring3"):
         self.vm = vm
         self.engine = engine
         self.register_values = {}

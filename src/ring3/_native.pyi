@@ -106,8 +106,12 @@ class Vcpu:
     Until they are back only `stats` and what is marked "any thread" may be called; the rest raises RuntimeError.
     """
 
-    def __init__(self, vm: Vm, *, index: int = 0, engine: str = "translate", cpu: str = "max") -> None:
-        """engine: "translate" | "interp".  cpu: a model of `cpu_models()`.  Raises ValueError for unknown ones."""
+    def __init__(
+        self, vm: Vm, *, index: int = 0, engine: str = "translate", cpu: str = "max", hypervisor: str = "ring3"
+    ) -> None:
+        """engine: "translate" | "interp".  cpu: a model of `cpu_models()`.  hypervisor: what CPUID says of it,
+        "ring3" | "vmware" | "none".  Raises ValueError for unknown ones.
+        """
     def live(self) -> int:
         """Runs guest code, and sleeps while it halts, until the machine must act; never Exit.HALT."""
     def run(self) -> int: ...

@@ -534,7 +534,7 @@ def create_vcpu(native: Any, config: MachineConfig) -> "tuple[_native.Vm, _nativ
     try:
         vm = native.Vm(memory, e820.split(memory)[0])
         engine = "translate" if config.engine == "auto" else config.engine
-        return vm, native.Vcpu(vm, engine=engine, cpu=config.cpu)
+        return vm, native.Vcpu(vm, engine=engine, cpu=config.cpu, hypervisor=config.hypervisor)
     except (MemoryError, OSError) as error:
         raise HostError(f"the host cannot give {memory >> 20} MiB to the machine: {error}") from error
 

@@ -54,7 +54,7 @@ int main(void)
 }
 """
 KEY, RELATIVE, ABSOLUTE = 1, 2, 3
-LEFT, RIGHT, F12 = 0x110, 0x111, 88
+LEFT, RIGHT, MIDDLE, F12 = 0x110, 0x111, 0x112, 88
 
 
 @pytest.fixture
@@ -159,6 +159,20 @@ def test_the_usb_tablet_tells_where_it_points(linux):
     assert any(t == ABSOLUTE and c == 0 and abs(v - 0x4000) < 64 for t, c, v in events)
     assert any(t == ABSOLUTE and c == 1 and abs(v - 0x2000) < 64 for t, c, v in events)
     assert [e for e in events if e[1] == LEFT] == [(KEY, LEFT, 1), (KEY, LEFT, 0)]
+
+
+def test_vmwares_pointer_tells_where_it_points(linux):
+    machine = linux(hypervisor="vmware")
+    listen(machine, "VirtualPS/2 VMware VMMouse")
+    wait_until(lambda: machine.mouse.absolute)
+    machine.mouse.move(360, 300)
+    machine.mouse.click("middle")
+    machine.mouse.scroll(-1)
+    events = [event[1:] for event in finish(machine)]
+    assert any(t == ABSOLUTE and c == 0 and abs(v - 0x8000) < 128 for t, c, v in events)
+    assert any(t == ABSOLUTE and c == 1 and abs(v - 0xC000) < 128 for t, c, v in events)
+    assert [e for e in events if e[1] == MIDDLE] == [(KEY, MIDDLE, 1), (KEY, MIDDLE, 0)]
+    assert (RELATIVE, 8, 1) in events
 
 
 def test_the_usb_keyboard_types(linux):

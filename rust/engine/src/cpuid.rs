@@ -348,7 +348,14 @@ const XSAVE_BASE: u32 = 576;
 
 const INTEL: [u8; 12] = *b"GenuineIntel";
 const AMD: [u8; 12] = *b"AuthenticAMD";
-const RING3: [u8; 12] = *b"Ring3Ring3\0\0";
+
+/// What the hypervisor's leaf can say: names for users, and signatures.  As VMware's, guests find the
+/// drivers that they have for its interfaces, of which the machine has some.
+const HYPERVISORS: [(&str, Option<[u8; 12]>); 3] = [
+    ("ring3", Some(*b"Ring3Ring3\0\0")),
+    ("vmware", Some(*b"VMwareVMware")),
+    ("none", None),
+];
 
 /// The models by name, with a line of description each.
 pub fn models() -> impl Iterator<Item = (&'static str, &'static str)> {
@@ -395,6 +402,8 @@ pub struct Model {
     level: Level,
     vendor: [u8; 12],
     words: [u32; WORDS],
+    /// None: guests aren't told that there is one.
+    hypervisor: Option<[u8; 12]>,
     /// Sorted by leaf and subleaf; `ANY` stands for all subleaves.
     leaves: Vec<((u32, u32), Leaf)>,
 }
@@ -491,11 +500,32 @@ impl Model {
             level: *level,
             vendor,
             words,
+            hypervisor: HYPERVISORS[0].1,
             leaves: Vec::new(),
         };
-        model.leaves = model.all_leaves();
-        model.leaves.sort_by_key(|(at, _)| *at);
+        model.set_leaves();
         Ok(model)
+    }
+
+    /// What guests are told of the hypervisor: `ring3`, `vmware` or `none`.
+    pub fn under(mut self, hypervisor: &str) -> Result<Model, String> {
+        let Some((_, signature)) = HYPERVISORS.iter().find(|h| h.0 == hypervisor) else {
+            let names = HYPERVISORS.map(|h| h.0).join(", ");
+            return Err(format!(
+                "hypervisor: {hypervisor:?} is none that guests know: give one of {names}"
+            ));
+        };
+        self.hypervisor = *signature;
+        if signature.is_none() {
+            self.words[Word::L1Ecx as usize] &= !(1 << 31);
+        }
+        self.set_leaves();
+        Ok(self)
+    }
+
+    fn set_leaves(&mut self) {
+        self.leaves = self.all_leaves();
+        self.leaves.sort_by_key(|(at, _)| *at);
     }
 
     pub fn has(&self, feature: Feature) -> bool {
@@ -578,7 +608,7 @@ impl Model {
             leaves.extend(self.cache_leaves());
             leaves.extend(self.topology_leaves());
             leaves.extend(self.xsave_leaves());
-            leaves.extend(hypervisor_leaves());
+            leaves.extend(self.hypervisor.into_iter().flat_map(hypervisor_leaves));
             leaves.extend(self.extended_leaves());
             if self.vendor == INTEL {
                 leaves.extend(clock_leaves());
@@ -761,9 +791,9 @@ const DESCRIPTORS: Leaf = Leaf {
     edx: 0x0C04_0843,
 };
 
-/// Our signature, and the clocks in kHz at 4000_0010h, where hypervisors by convention have them.
-fn hypervisor_leaves() -> [((u32, u32), Leaf); 2] {
-    let [ebx, ecx, edx] = vendor_words(RING3);
+/// The signature, and the clocks in kHz at 4000_0010h, where hypervisors by convention have them.
+fn hypervisor_leaves(signature: [u8; 12]) -> [((u32, u32), Leaf); 2] {
+    let [ebx, ecx, edx] = vendor_words(signature);
     let signature = Leaf {
         eax: HYPERVISOR + 0x10,
         ebx,
@@ -925,6 +955,18 @@ mod tests {
         let mut cpu = state(&m);
         cpu.msr.misc_enable |= LIMIT_CPUID_MAXVAL;
         assert_eq!(m.cpuid(0, 0, &cpu).eax, 2);
+    }
+
+    #[test]
+    fn guests_are_told_of_the_hypervisor_that_was_chosen() {
+        let leaf = |hypervisor| {
+            let m = model("x86-64-v1").under(hypervisor).unwrap();
+            (m.leaf(1, 0).ecx >> 31, m.leaf(HYPERVISOR, 0).ebx)
+        };
+        assert_eq!(leaf("ring3"), (1, u32::from_le_bytes(*b"Ring")));
+        assert_eq!(leaf("vmware"), (1, u32::from_le_bytes(*b"VMwa")));
+        assert_eq!(leaf("none").0, 0);
+        assert!(model("max").under("xen").is_err());
     }
 
     #[test]

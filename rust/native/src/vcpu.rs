@@ -118,8 +118,15 @@ fn run(engine: &mut engine::vcpu::Vcpu) -> Exit {
 #[pymethods]
 impl Vcpu {
     #[new]
-    #[pyo3(signature = (vm, *, index = 0, engine = "translate", cpu = "max"))]
-    fn new(py: Python<'_>, vm: Py<Vm>, index: u32, engine: &str, cpu: &str) -> PyResult<Vcpu> {
+    #[pyo3(signature = (vm, *, index = 0, engine = "translate", cpu = "max", hypervisor = "ring3"))]
+    fn new(
+        py: Python<'_>,
+        vm: Py<Vm>,
+        index: u32,
+        engine: &str,
+        cpu: &str,
+        hypervisor: &str,
+    ) -> PyResult<Vcpu> {
         let backend = match engine {
             "translate" => Backend::Translate,
             "interp" => Backend::Interp,
@@ -129,7 +136,9 @@ impl Vcpu {
                 )));
             }
         };
-        let model = Model::named(cpu).map_err(PyValueError::new_err)?;
+        let model = Model::named(cpu)
+            .and_then(|model| model.under(hypervisor))
+            .map_err(PyValueError::new_err)?;
         let mut vcpu = engine::vcpu::Vcpu::new(vm.get().engine.clone(), index, model, backend)
             .map_err(|error| PyMemoryError::new_err(format!("a virtual CPU: {error}")))?;
         vcpu.reset();

@@ -25,6 +25,7 @@ class Flag:
 FLAGS = {
     "memory": Flag("1M to 64G.", "SIZE"),
     "cpu": Flag("CPU model; `help` lists them.", "MODEL"),
+    "hypervisor": Flag("What CPUID calls it; vmware: guests use their drivers for VMware's interfaces."),
     "firmware": Flag("What starts the machine; auto: the BIOS, where there is a disk, CD or diskette."),
     "boot": Flag("Where the firmware looks for a system: floppy, cdrom, disk, network.", "KIND[,KIND]…"),
     "boot_menu": Flag("The BIOS asks what to boot."),

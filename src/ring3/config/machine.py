@@ -38,6 +38,7 @@ LAYOUTS = ("us", "de", "fr", "gb", "es", "ru", "jp")
 USB_DEVICES = ("tablet", "keyboard", "none")
 
 Engine = Literal["auto", "translate", "interp"]
+Hypervisor = Literal["ring3", "vmware", "none"]
 Firmware = Literal["auto", "bios", "uefi"]
 OnTripleFault = Literal["reset", "stop"]
 File = str | os.PathLike[str] | bytes   # bytes: the contents themselves
@@ -50,6 +51,7 @@ class MachineConfig:
 
     memory: str | int = "512M"          # "512M", "2G"; as a number: bytes
     cpu: str = "max"                    # a model of `ring3._native.cpu_models()`
+    hypervisor: Hypervisor = "ring3"    # what CPUID calls it; as vmware guests use their drivers for that
 
     # --- what it starts ---
     firmware: Firmware = "auto"         # auto: the BIOS where there is something to boot from (`starts_with`)
