@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ring3 import Machine
@@ -61,15 +62,12 @@ def machine(*defines: str) -> Machine:
     return Machine(memory="32M", serial="none", display="vnc", kernel=kernel)
 
 
-def counts(vm: Machine) -> tuple[int, int]:
-    frames, loops = struct.unpack("<I4xQ", vm.memory.read(COUNTS, 16))
-    return frames, loops
-
-
-def waited_s() -> float:
-    """What the vCPU's thread was ready for and had no processor for."""
+def guest_counts(vm: Machine) -> tuple[float, float, float, float]:
+    """Frames, loops, when (s), and how long the vCPU's thread had waited for a processor till then (s)."""
     (vcpu,) = (thread for thread in threading.enumerate() if thread.name == "vcpu-0")
-    return int(Path(f"/proc/self/task/{vcpu.native_id}/schedstat").read_text().split()[1]) / 1e9
+    waited_ns = int(Path(f"/proc/self/task/{vcpu.native_id}/schedstat").read_text().split()[1])
+    frames, loops = struct.unpack("<I4xQ", vm.memory.read(COUNTS, 16))
+    return frames, loops, time.monotonic(), waited_ns / 1e9
 
 
 def busy(encoding: int | None, seconds: float) -> tuple[float, float, float, float]:
@@ -77,16 +75,18 @@ def busy(encoding: int | None, seconds: float) -> tuple[float, float, float, flo
     with machine() as vm:
         client = Client(vm.consoles()[0], encoding) if encoding is not None else None
         time.sleep(SETTLE_S)
-        before, start_s, start_waited_s = (
-            (counts(vm), client.counts() if client else (0, 0)), time.monotonic(), waited_s())
+        guest_before, client_before = guest_counts(vm), client.counts() if client else (0, 0, 0)
         time.sleep(seconds)
-        after, took_s = (counts(vm), client.counts() if client else (0, 0)), time.monotonic() - start_s
-        ran_s = took_s - (waited_s() - start_waited_s)
+        guest_after, client_after = guest_counts(vm), client.counts() if client else (0, 0, 1)
         if client is not None:
             client.close()
-    (frames, loops), (updates, size) = (
-        [late - early for early, late in zip(*pair, strict=True)] for pair in zip(before, after, strict=True))
-    return frames / took_s, updates / took_s, size / took_s, loops / ran_s
+    frames, loops, took_s, waited_s = differences(guest_before, guest_after)
+    updates, size, client_s = differences(client_before, client_after)
+    return frames / took_s, updates / client_s, size / client_s, loops / (took_s - waited_s)
+
+
+def differences(before: Sequence[float], after: Sequence[float]) -> list[float]:
+    return [late - early for early, late in zip(before, after, strict=True)]
 
 
 def idle(seconds: float) -> float:
@@ -109,13 +109,14 @@ class Client:
         self._process = subprocess.Popen([sys.executable, __file__, "--client", port, str(encoding)],
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def counts(self) -> tuple[int, int]:
+    def counts(self) -> tuple[float, float, float]:
+        """Updates, bytes, and when (s)."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        updates, size = self._process.stdout.readline().split()
-        return int(updates), int(size)
+        updates, size, when_s = self._process.stdout.readline().split()
+        return int(updates), int(size), float(when_s)
 
     def close(self) -> None:
         self._process.terminate()
@@ -194,7 +195,7 @@ def client(port: int, encoding: int) -> None:
     reader = Reader(port, encoding)
     threading.Thread(target=reader.run, daemon=True).start()
     for _ in sys.stdin:
-        print(reader.updates, reader.size, flush=True)
+        print(reader.updates, reader.size, time.monotonic(), flush=True)
 
 
 if __name__ == "__main__":

@@ -128,6 +128,29 @@ impl Painter {
         }
     }
 
+    /// CPIXELs of a whole tile.
+    pub fn put_all_compact(&self, colours: &[u32], out: &mut Vec<u8>) {
+        match self.compact {
+            Compact::Whole => self.put_row(colours, out),
+            Compact::Three(from) => out.extend(colours.iter().flat_map(|&colour| {
+                let bytes = self.bytes_of(colour);
+                [bytes[from], bytes[from + 1], bytes[from + 2]]
+            })),
+        }
+    }
+
+    /// TPIXELs of a whole row.
+    pub fn put_row_tight(&self, row: &[u32], out: &mut Vec<u8>) {
+        if self.rgb {
+            out.extend(row.iter().flat_map(|&colour| {
+                let [blue, green, red, _] = colour.to_le_bytes();
+                [red, green, blue]
+            }));
+        } else {
+            self.put_row(row, out);
+        }
+    }
+
     /// TPIXEL, as Tight has it.
     pub fn put_tight(&self, colour: u32, out: &mut Vec<u8>) {
         if self.rgb {

@@ -76,9 +76,7 @@ fn encode_piece(frame: &Frame, area: Area, painter: &Painter) -> Piece {
         }
         _ => {
             let mut body = Vec::with_capacity(area.width * area.height * 4);
-            frame
-                .colours(area)
-                .for_each(|colour| painter.put_tight(colour, &mut body));
+            (0..area.height).for_each(|row| painter.put_row_tight(frame.row(area, row), &mut body));
             whole(vec![COPY], Some(0), body)
         }
     }

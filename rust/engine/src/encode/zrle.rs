@@ -9,6 +9,12 @@ const TILE: usize = 64;
 const PALETTE_MAX: usize = 127;
 const PACKED_MAX: usize = 16;
 
+/// Pixels of one colour that follow each other.
+struct Run {
+    colour: u32,
+    length: usize,
+}
+
 /// The colours of a tile in the order they occur, while they are few.
 struct Palette {
     colours: Vec<u32>,
@@ -18,17 +24,13 @@ struct Palette {
 
 impl Palette {
     /// None when there are more than `PALETTE_MAX`.
-    fn of(tile: &[u32]) -> Option<Palette> {
+    fn of(runs: &[Run]) -> Option<Palette> {
         let mut palette = Palette {
             colours: Vec::new(),
             slots: [(0, 0); 256],
         };
-        let mut last = None;
-        for &colour in tile {
-            if last != Some(colour) {
-                palette.add(colour)?;
-                last = Some(colour);
-            }
+        for run in runs {
+            palette.add(run.colour)?;
         }
         Some(palette)
     }
@@ -77,25 +79,46 @@ impl Palette {
 /// Appends the area's tiles.
 pub fn encode(frame: &Frame, area: Area, painter: &Painter, out: &mut Vec<u8>) {
     let mut tile = Vec::with_capacity(TILE * TILE);
+    let mut runs = Vec::with_capacity(TILE * TILE);
     for piece in area.pieces(TILE, TILE) {
         tile.clear();
-        tile.extend(frame.colours(piece));
-        encode_tile(&tile, piece.width, painter, out);
+        runs.clear();
+        for row in 0..piece.height {
+            tile.extend_from_slice(frame.row(piece, row));
+        }
+        find_runs(&tile, &mut runs);
+        encode_tile(&tile, &runs, piece.width, painter, out);
     }
 }
 
-fn encode_tile(tile: &[u32], width: usize, painter: &Painter, out: &mut Vec<u8>) {
+fn find_runs(tile: &[u32], runs: &mut Vec<Run>) {
+    let mut rest = tile.iter();
+    let Some(&first) = rest.next() else { return };
+    let mut run = Run {
+        colour: first,
+        length: 1,
+    };
+    for &colour in rest {
+        if colour == run.colour {
+            run.length += 1;
+        } else {
+            runs.push(std::mem::replace(&mut run, Run { colour, length: 1 }));
+        }
+    }
+    runs.push(run);
+}
+
+fn encode_tile(tile: &[u32], runs: &[Run], width: usize, painter: &Painter, out: &mut Vec<u8>) {
     let pixel = painter.compact_bytes();
     let raw_bytes = tile.len() * pixel;
-    let (runs, run_bytes) = run_costs(tile);
-    let plain_bytes = runs * pixel + run_bytes;
-    let Some(palette) = Palette::of(tile) else {
+    let length_bytes: usize = runs.iter().map(|run| (run.length - 1) / 255 + 1).sum();
+    let plain_bytes = runs.len() * pixel + length_bytes;
+    let Some(palette) = Palette::of(runs) else {
         if plain_bytes < raw_bytes {
-            put_plain_runs(tile, painter, out);
+            put_plain_runs(runs, painter, out);
         } else {
             out.push(0);
-            tile.iter()
-                .for_each(|&colour| painter.put_compact(colour, out));
+            painter.put_all_compact(tile, out);
         }
         return;
     };
@@ -104,8 +127,9 @@ fn encode_tile(tile: &[u32], width: usize, painter: &Painter, out: &mut Vec<u8>)
         out.push(1);
         return palette.put(painter, out);
     }
-    let singles = singles(tile);
-    let palette_bytes = colours * pixel + runs + run_bytes - singles;
+    // With a palette, runs of one pixel need no length.
+    let singles = runs.iter().filter(|run| run.length == 1).count();
+    let palette_bytes = colours * pixel + runs.len() + length_bytes - singles;
     let packed_bytes = if colours <= PACKED_MAX {
         colours * pixel + (width * palette.packed_bits()).div_ceil(8) * (tile.len() / width)
     } else {
@@ -118,30 +142,13 @@ fn encode_tile(tile: &[u32], width: usize, painter: &Painter, out: &mut Vec<u8>)
     if least == packed_bytes {
         put_packed(tile, width, &palette, painter, out);
     } else if least == palette_bytes {
-        put_palette_runs(tile, &palette, painter, out);
+        put_palette_runs(runs, &palette, painter, out);
     } else if least == plain_bytes {
-        put_plain_runs(tile, painter, out);
+        put_plain_runs(runs, painter, out);
     } else {
         out.push(0);
-        tile.iter()
-            .for_each(|&colour| painter.put_compact(colour, out));
+        painter.put_all_compact(tile, out);
     }
-}
-
-fn runs(tile: &[u32]) -> impl Iterator<Item = (u32, usize)> {
-    tile.chunk_by(|a, b| a == b).map(|run| (run[0], run.len()))
-}
-
-/// How many runs there are, and the bytes of their lengths.
-fn run_costs(tile: &[u32]) -> (usize, usize) {
-    runs(tile).fold((0, 0), |(count, bytes), (_, length)| {
-        (count + 1, bytes + (length - 1) / 255 + 1)
-    })
-}
-
-/// Runs of one pixel: with a palette they need no length.
-fn singles(tile: &[u32]) -> usize {
-    runs(tile).filter(|&(_, length)| length == 1).count()
 }
 
 #[expect(
@@ -153,25 +160,25 @@ fn put_length(length: usize, out: &mut Vec<u8>) {
     out.push(((length - 1) % 255) as u8);
 }
 
-fn put_plain_runs(tile: &[u32], painter: &Painter, out: &mut Vec<u8>) {
+fn put_plain_runs(runs: &[Run], painter: &Painter, out: &mut Vec<u8>) {
     out.push(128);
-    for (colour, length) in runs(tile) {
-        painter.put_compact(colour, out);
-        put_length(length, out);
+    for run in runs {
+        painter.put_compact(run.colour, out);
+        put_length(run.length, out);
     }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "at most 127 colours")]
-fn put_palette_runs(tile: &[u32], palette: &Palette, painter: &Painter, out: &mut Vec<u8>) {
+fn put_palette_runs(runs: &[Run], palette: &Palette, painter: &Painter, out: &mut Vec<u8>) {
     out.push(128 + palette.colours.len() as u8);
     palette.put(painter, out);
-    for (colour, length) in runs(tile) {
-        let index = palette.index(colour);
-        if length == 1 {
+    for run in runs {
+        let index = palette.index(run.colour);
+        if run.length == 1 {
             out.push(index);
         } else {
             out.push(index | 0x80);
-            put_length(length, out);
+            put_length(run.length, out);
         }
     }
 }
