@@ -403,7 +403,7 @@ const FONT_STRIDE: usize = 32;
 pub fn font(vram: Vram, picture: &Picture, number: usize) -> Vec<u8> {
     let first = picture.fonts.get(number).copied().unwrap_or(0);
     (0..256 * FONT_STRIDE as u32)
-        .map(|at| (vram.word((first + at) & 0xFFFF) >> 16) as u8)
+        .map(|at| (vram.word(first.wrapping_add(at) & 0xFFFF) >> 16) as u8)
         .collect()
 }
 

@@ -428,4 +428,34 @@ mod tests {
         w.write(0, 1, 0x77);
         assert_eq!(w.load(0) & 0xFF, 0x77);
     }
+
+    #[test]
+    fn no_registers_and_accesses_reach_outside_of_video_memory() {
+        let mut seed = 0x9E37_79B9_7F4A_7C15u64;
+        let mut next = move || {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            (seed >> 24) as u32
+        };
+        let w = window(PLANAR);
+        for _ in 0..20_000 {
+            if next() % 8 == 0 {
+                let mut r = Registers {
+                    misc_output: next() as u8,
+                    bank: next() % (2 * BYTES),
+                    ..PLANAR
+                };
+                r.sequencer = r.sequencer.map(|_| next() as u8);
+                r.graphics = r.graphics.map(|_| next() as u8);
+                w.set_registers(r);
+            }
+            let (at, size) = ((next() as u64) % WINDOW_BYTES, 1 << (next() % 4));
+            if next() % 2 == 0 {
+                assert!(w.read(at, size) <= open_bus(size));
+            } else {
+                w.write(at, size, next() as u64);
+            }
+        }
+    }
 }

@@ -173,6 +173,13 @@ def test_fonts_of_the_guests_own_are_searched_for_when_text_is_in_another(vga):
     assert source.glyphs().text().startswith(" A\n")
 
 
+def test_lines_of_a_picture_are_not_text(vga):
+    source = VgaSource(vga, threading.RLock(), {16: bytes(0xC4 * 16) + bytes(7) + b"\xff" + bytes(952)})
+    draw_letters(vga, 640, 480, 4, [])
+    vga.memory.write(7 * 640 * 4, b"\xff" * 640 * 4)
+    assert source.glyphs() is None
+
+
 def test_a_picture_without_text_has_none(vga, source):
     draw_letters(vga, 640, 480, 4, [])
     vga.memory.write(0, bytes(range(256)))

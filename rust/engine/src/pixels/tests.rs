@@ -341,3 +341,69 @@ fn doubled_dots_are_looked_at_once() {
     let found = found(&drawing(2), 2, &[(8, &slashes())]).unwrap();
     assert_eq!(found.codes, b"AB ");
 }
+
+/// Xorshift numbers, biased to small and extreme ones.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        let value = (self.0 >> 16) as u32;
+        match self.0 % 4 {
+            0 => value & 0x1F,
+            1 => value & 0xFFFF,
+            2 => u32::MAX - (value & 3),
+            _ => value,
+        }
+    }
+
+    fn flag(&mut self) -> bool {
+        self.next() & 1 != 0
+    }
+}
+
+#[test]
+fn no_picture_that_registers_can_describe_panics() {
+    let mut n = Numbers(0x1234_5678_9ABC_DEF1);
+    let glyphs = slashes();
+    for _ in 0..3000 {
+        let format = Format::from_number(n.next() % 11);
+        let mut s = screen(format, n.next() % 90, n.next() % 40);
+        for word in s.words.iter_mut().take(400) {
+            *word = n.next();
+        }
+        s.picture = Picture {
+            start: n.next(),
+            pitch: n.next(),
+            address_mask: n.next(),
+            address_shift: n.next() % 4,
+            wrap_bit: n.next() % 32,
+            row_scan_bits: n.next() % 4,
+            row_lines: n.next() % 33,
+            double_scan: n.flag(),
+            preset_row: n.next() % 32,
+            line_compare: n.next(),
+            pan: n.next() % 9,
+            byte_pan: n.next() % 4,
+            split_unpanned: n.flag(),
+            double_dots: n.flag(),
+            cell_width: n.next(),
+            fonts: [n.next(), n.next()],
+            cursor: n.flag().then_some(n.next()),
+            cursor_lines: (n.next() % 32, n.next() % 32),
+            blink: n.flag(),
+            blink_hides: n.flag(),
+            underline: n.next() % 32,
+            line_graphics: n.flag(),
+            ..s.picture
+        };
+        let (width, height) = (s.picture.width, s.picture.height);
+        assert_eq!(s.area(0, 0, width, height).len() as u32, width * height);
+        let (codes, attributes) = cells(s.vram(), &s.picture);
+        assert_eq!(codes.len(), attributes.len());
+        font(s.vram(), &s.picture, 1);
+        found(&s, 1 + n.next() as usize % 4, &[(8, &glyphs)]);
+    }
+}

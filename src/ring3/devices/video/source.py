@@ -9,6 +9,7 @@ modes cells that differ from those seen last, in graphics modes the lines that s
 3. `_lock` is taken inside of nothing and holds nothing up but other looks; machine lock inside of it.
 """
 
+import string
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +23,8 @@ from ring3.display.screen import Damage, Rect, TextCells
 SEARCH_AGAIN_S = 5.0                    # after a search for fonts, if text remains unread
 SEARCH_RARELY_S = 60.0                  # each time twice as long, up to this
 MOST_FOUND = 8
+
+LETTERS = (string.ascii_letters + string.digits).encode()
 
 Font = tuple[int, bytes]                # height, glyphs
 FindFonts = Callable[[], list[Font]]
@@ -101,6 +104,9 @@ class VgaSource:
         columns, rows, codes, drawn, plain = found
         if plain * 49 > drawn * 50:
             self._search_fonts()
+        letters = len(codes) - len(codes.translate(None, LETTERS))
+        if letters * 4 < drawn:         # a picture's own lines and frames look like glyphs too
+            return None
         return TextCells(columns, rows, codes, b"\x07" * len(codes)) if drawn else None
 
     # --- the guest's own fonts ---
