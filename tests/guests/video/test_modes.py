@@ -4,19 +4,17 @@ The pictures in tests/golden/video were looked at when they were made.  RING3_AC
 """
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageChops
 
-from ring3 import Machine
-from ring3.errors import ConfigError
+from video_guest import boot_disk, machine_of, needs_bios
 
-HERE = Path(__file__).parent
-GOLDEN = HERE.parents[1] / "golden/video"
+GOLDEN = Path(__file__).parents[2] / "golden/video"
 PATIENCE_S = 60
 
+DEFAULTS = {"BYTES": 80, "COLUMNS": 80, "SEGMENT": "0B800h", "SHIFT": 1, "BANKS": 1, "MODE": 3}
 TEXT = {"DRAW": "text", "SEGMENT": "0B800h"}
 MODES = {
     "text-40x25": TEXT | {"MODE": 1, "COLUMNS": 40},
@@ -40,42 +38,13 @@ MODES = {
 }
 
 
-def boot_disk(path: Path, symbols: dict[str, object]) -> Path:
-    given = {"BYTES": 80, "COLUMNS": 80, "SEGMENT": "0B800h", "SHIFT": 1, "BANKS": 1, "MODE": 3} | symbols
-    defines = [f"-D{name}={value}" for name, value in given.items()]
-    subprocess.run(["nasm", "-fbin", *defines, "-o", path, HERE / "modes.asm"], check=True, timeout=60)
-    with path.open("r+b") as file:
-        file.truncate(1 << 20)
-    return path
-
-
-@pytest.fixture
-def boot(tmp_path):
-    machines = []
-
-    def boot(symbols: dict[str, object]) -> Machine:
-        disk = boot_disk(tmp_path / "disk.img", symbols)
-        try:
-            machine = Machine(disk=str(disk), memory="32M", serial="memory", rtc_start_unix_s=0)
-        except ConfigError as error:
-            if "seabios" in str(error):
-                pytest.skip(str(error))
-            raise
-        machines.append(machine)
-        machine.start()
-        machine.serial[0].expect("K", timeout_s=PATIENCE_S)
-        return machine
-
-    yield boot
-    for machine in machines:
-        machine.stop()
-
-
 @pytest.mark.guest
+@needs_bios
 @pytest.mark.parametrize("name", MODES)
-def test_a_mode_shows_every_pixel_as_it_should(boot, name):
-    machine = boot(MODES[name])
-    shown = machine.screen.image()
+def test_a_mode_shows_every_pixel_as_it_should(tmp_path, name):
+    with machine_of(boot_disk(tmp_path, "modes.asm", DEFAULTS | MODES[name])) as machine:
+        machine.serial[0].expect("K", timeout_s=PATIENCE_S)
+        shown = machine.screen.image()
     path = GOLDEN / f"{name}.png"
     if os.environ.get("RING3_ACCEPT"):
         shown.save(path, optimize=True)
