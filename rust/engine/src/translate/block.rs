@@ -198,6 +198,12 @@ pub struct Source<'a> {
 }
 
 impl Source<'_> {
+    /// Whether the prologue copies the flags for the recovery.
+    pub fn copies_flags_at_start(&self) -> bool {
+        let copied = self.plan.is_some_and(|p| p.zone == 0 && p.copies_flags());
+        copied && self.second.is_none()
+    }
+
     /// Whether the block doesn't need the flags of its predecessor.
     fn carefree(&self) -> bool {
         let copied = self.plan.is_some_and(|p| p.zone == 0 && p.copies_flags());
@@ -378,9 +384,15 @@ impl Builder<'_> {
     }
 
     /// The same entries where the block's first instructions need the flags of its predecessor:
-    /// each saves them around its checks.
+    /// each saves them around its checks.  Where the block only hands them on they stay saved.
     fn prologue_flags_live(&mut self) -> Entries {
-        let (guard, poll) = (self.asm.label(), self.asm.label());
+        let (guard, poll, keep) = (self.asm.label(), self.asm.label(), self.asm.label());
+        let copied = self.source.copies_flags_at_start();
+        let unchecked = self.asm.position();
+        if copied {
+            emit_save_flags(self.asm);
+            self.asm.jmp(keep);
+        }
         let guarded = self.asm.position();
         emit_save_flags(self.asm);
         self.asm.jmp(guard);
@@ -395,6 +407,17 @@ impl Builder<'_> {
         self.check_page(self.source.page);
         self.asm.bind(poll);
         self.check_attention(true);
+        if copied {
+            self.asm.bind(keep);
+            self.keep_saved_flags();
+            return Entries {
+                indirect,
+                lost: guarded,
+                guarded,
+                polled,
+                main: unchecked,
+            };
+        }
         emit_restore_flags(self.asm);
         let main = self.asm.position();
         if let Some(second) = self.source.second {

@@ -202,6 +202,7 @@ impl Builder<'_> {
     pub fn begin_zone(&mut self) {
         match self.source.plan {
             Some(plan) if plan.zone == self.at => match plan.how {
+                How::Kept if self.source.copies_flags_at_start() => {}
                 How::Kept => self.keep_flags(),
                 How::Stack(_) => self.asm.mov(W64, area!(kept_operand), R8),
                 _ => {}
@@ -213,6 +214,11 @@ impl Builder<'_> {
     /// Copies the flags to `Area::kept_flags`.
     pub fn keep_flags(&mut self) {
         emit_save_flags(self.asm);
+        self.keep_saved_flags();
+    }
+
+    /// The same of flags in AX (RAX in R11), which it restores RAX from.
+    pub fn keep_saved_flags(&mut self) {
         self.asm.mov(super::emit::W16, area!(kept_flags), RAX);
         self.asm.mov(W64, RAX, R11);
     }
