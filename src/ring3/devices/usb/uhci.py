@@ -7,8 +7,8 @@ A real controller walks its schedule in memory each millisecond.  Here it does s
 do: as long as transfers complete, or a device has something to send.  Otherwise every transaction would be a
 NAK, and only IDLE_FRAMES-th frames are looked at, for transfers newly queued.  FRNUM counts on by the clock.
 
-All the frames since the last look (FRAMES_MAX at most) are walked at once, so a transfer in one of many
-frames is found at once, too.  A transfer descriptor is retired when its transaction is: nothing takes time on
+While there is, all the frames since the last look (FRAMES_MAX at most) are walked at once, so a transfer in
+one of many frames is found at once, too.  A transfer descriptor is retired when its transaction is: nothing takes time on
 the wire.
 
 Modelled: control, bulk, interrupt and isochronous descriptors, depth and breadth first, short packets,
@@ -30,8 +30,8 @@ from ring3.irq import IrqLine
 
 PORTS = 32
 FRAME_NS = 1_000_000
-IDLE_FRAMES = 8
-BUSY_FRAMES = 16                        # how long after the last transfer each frame is looked at
+IDLE_FRAMES = 32
+BUSY_FRAMES = 32                        # how long after the last transfer each frame is looked at
 FRAMES_MAX = 8
 TRANSFERS_MAX = 64                      # of one walk; a frame has room for some 19 of the longest
 LINKS_MAX = 512                         # of one frame: a schedule that runs in circles ends, too
@@ -260,6 +260,9 @@ class Uhci(PciFunction):
             and any(port & Port.ENABLED for port in s.ports)
         )
 
+    def _pending(self) -> bool:
+        return any(device.pending for device in self._devices)
+
     def _elapsed(self) -> int:
         """Frames since `base_ns`."""
         return (self._clock.now() - self.state.base_ns) // FRAME_NS
@@ -275,18 +278,18 @@ class Uhci(PciFunction):
         if not self._runs():
             self._timer.cancel()
             return
-        pending = any(device.pending for device in self._devices)
-        stride = 1 if self.state.busy > 0 or pending else IDLE_FRAMES
+        stride = 1 if self.state.busy > 0 or self._pending() else IDLE_FRAMES
         self._timer.arm(self._frame_ns(self._elapsed() + stride))
 
     def _due(self) -> None:
         s = self.state
         elapsed = self._elapsed()
         passed = max(1, elapsed - s.walked)
+        frames = min(passed, FRAMES_MAX) if s.busy or self._pending() else 1
         s.walked, s.busy = elapsed, max(0, s.busy - passed)
         if s.config[Pci.COMMAND] & PciCommand.MASTER:
             walk = Walk(self._memory, self._enabled_devices())
-            for back in reversed(range(min(passed, FRAMES_MAX))):
+            for back in reversed(range(frames)):
                 entry = s.frame_list + 4 * (s.frame + elapsed - back & 0x3FF)
                 walk.frame(int.from_bytes(self._memory.read(entry, 4), "little"))
             if walk.transfers:
