@@ -8,8 +8,8 @@ do: as long as transfers complete, or a device has something to send.  Otherwise
 NAK, and only IDLE_FRAMES-th frames are looked at, for transfers newly queued.  FRNUM counts on by the clock.
 
 While there is, all the frames since the last look (FRAMES_MAX at most) are walked at once, so a transfer in
-one of many frames is found at once, too.  A transfer descriptor is retired when its transaction is: nothing takes time on
-the wire.
+one of many frames is found at once, too.  A transfer descriptor is retired when its transaction is: nothing
+takes time on the wire.
 
 Modelled: control, bulk, interrupt and isochronous descriptors, depth and breadth first, short packets,
 errors of devices that aren't there, both ports, resets, suspend, resume and remote wake-up.  Not modelled:
