@@ -163,8 +163,8 @@ impl Jit {
             || self.assists.len() + MAX_INSTRUCTIONS > assist::MAX_ASSISTS
     }
 
-    fn note_filled(&mut self, class: usize, index: usize) {
-        self.fills.note(class, index);
+    fn note_filled(&mut self, class: usize, index: usize, global: bool) {
+        self.fills.note(class, index, global);
     }
 }
 

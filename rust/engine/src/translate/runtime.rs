@@ -13,8 +13,8 @@ use super::env::{Area, Env, JUMP_ENTRIES, TLB_ENTRIES};
 use super::string::Repeat;
 use crate::fpustate::legacy;
 use crate::memory::PAGE;
-use crate::mmu::physical;
 use crate::mmu::walk::{Access, right};
+use crate::mmu::{Cached, physical};
 use crate::vcpu::Vcpu;
 use std::mem::offset_of;
 
@@ -458,7 +458,7 @@ impl Vcpu {
         }
         let writable = c.rights & right::WRITE != 0 && c.rights & right::DIRTY != 0;
         debug_assert!(!write || writable || !user);
-        self.fill_inline_tlb(linear, c.host as u64, user as usize, write);
+        self.fill_inline_tlb(linear, &c, user as usize, write);
         c.host as u64 + offset
     }
 
@@ -499,16 +499,17 @@ impl Vcpu {
         std::ptr::from_ref(&copy[start]) as u64
     }
 
-    fn fill_inline_tlb(&mut self, linear: u64, host: u64, class: usize, write: bool) {
+    fn fill_inline_tlb(&mut self, linear: u64, page: &Cached, class: usize, write: bool) {
         let index = (linear >> 12) as usize % TLB_ENTRIES;
         // SAFETY: the Area is this vCPU's own, and translated code isn't running right now.
         let tlb = unsafe { &mut (*self.env.area()).tlb[class] };
         let array = if write { &mut tlb.write } else { &mut tlb.read };
         array[index] = super::env::TlbEntry {
             tag: linear & !(PAGE - 1),
-            host,
+            host: page.host as u64,
         };
-        self.jit.note_filled(class, index);
+        let global = page.rights & right::GLOBAL != 0;
+        self.jit.note_filled(class, index, global);
     }
 }
 

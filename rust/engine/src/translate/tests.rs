@@ -700,3 +700,40 @@ fn structure_groups_at_all_distances_from_page_borders() {
         a.jne(top)
     });
 }
+
+/// 64-bit mode; the page at `DATA` is global, the one at `DATA` + 1000h is not.
+fn long_with_global_page(code: &[u8]) -> Machine {
+    use crate::state::cr4;
+    let m = Machine::long(code);
+    m.v.cpu.cr4 |= cr4::PGE;
+    m.store(0x1_3000 + DATA / 0x1000 * 8, &(DATA | 0x107).to_le_bytes());
+    m
+}
+
+#[test]
+fn a_load_of_cr3_keeps_global_pages_only() {
+    // Both pages are mapped elsewhere meanwhile: one must not show it, the other must.
+    let end = agree(long_with_global_page, 64, |a| {
+        let entry = 0x1_3000 + DATA / 0x1000 * 8;
+        a.mov(rbx, DATA)?;
+        a.mov(qword_ptr(rbx), 11)?;
+        a.mov(qword_ptr(rbx + 0x1000), 22)?;
+        a.mov(rcx, 0x2_0000u64)?;
+        a.mov(qword_ptr(rcx), 33)?;
+        a.mov(qword_ptr(rcx + 0x1000), 44)?;
+        a.mov(rax, qword_ptr(rbx))?;
+        a.mov(rdx, qword_ptr(rbx + 0x1000))?;
+        a.mov(dword_ptr(entry), 0x2_0107)?;
+        a.mov(dword_ptr(entry + 8), 0x2_1007)?;
+        a.mov(rsi, cr3)?;
+        a.mov(cr3, rsi)?;
+        a.mov(r12, qword_ptr(rbx))?;
+        a.mov(r13, qword_ptr(rbx + 0x1000))?;
+        a.add(qword_ptr(rbx), 1)?;
+        a.mov(rdi, cr4)?;
+        a.xor(rdi, 0x80)?;
+        a.mov(cr4, rdi)?;
+        a.mov(r14, qword_ptr(rbx))
+    });
+    assert_eq!((end.0[12], end.0[13], end.0[14]), (11, 44, 33));
+}

@@ -34,12 +34,15 @@ fn zero(identities: &mut [u32; CODE_TLB_ENTRIES]) {
     }
 }
 
-/// Slots filled since the last flush, per class: a flush touches only them.
+/// Logs of the inline TLB's slots: kernel, user, and kernel slots that got global pages.
+const GLOBAL: usize = 2;
+
+/// Slots filled since the last flush: a flush touches only them.
 ///
 /// `note` runs while vector registers are the guest's, where libc's memcpy must not: the lists never
 /// grow beyond what they were made with.
 pub struct FillLog {
-    slots: [Vec<u16>; 2],
+    slots: [Vec<u16>; 3],
     /// The same of the code TLB.
     code: [Vec<u16>; 2],
     /// Kernel code pages that aren't global were entered in the code TLB.
@@ -50,7 +53,7 @@ impl Default for FillLog {
     fn default() -> FillLog {
         let list = || Vec::with_capacity(TLB_ENTRIES);
         FillLog {
-            slots: [list(), list()],
+            slots: [list(), list(), list()],
             code: [list(), list()],
             kernel_code_not_global: false,
         }
@@ -58,8 +61,9 @@ impl Default for FillLog {
 }
 
 impl FillLog {
-    pub fn note(&mut self, class: usize, index: usize) {
-        let log = &mut self.slots[class];
+    pub fn note(&mut self, class: usize, index: usize, global: bool) {
+        let global = global && class == KERNEL;
+        let log = &mut self.slots[if global { GLOBAL } else { class }];
         if log.len() < TLB_ENTRIES && log.last() != Some(&(index as u16)) {
             log.push(index as u16);
         }
@@ -79,9 +83,11 @@ fn area(v: &Vcpu) -> &'static mut Area {
     unsafe { &mut *v.env.area() }
 }
 
-fn flush_class(v: &mut Vcpu, class: usize) {
+/// Drops the entries of one log.
+fn flush_log(v: &mut Vcpu, log: usize) {
+    let class = if log == GLOBAL { KERNEL } else { log };
     let tlb = &mut area(v).tlb[class];
-    let log = &mut v.jit.fills.slots[class];
+    let log = &mut v.jit.fills.slots[log];
     if log.len() >= TLB_ENTRIES {
         clear(&mut tlb.read);
         clear(&mut tlb.write);
@@ -111,8 +117,9 @@ fn flush_code(v: &mut Vcpu, class: usize) {
 impl Vcpu {
     /// Drops all inline translations, global ones too.
     pub fn jit_flush_all(&mut self) {
-        flush_class(self, KERNEL);
-        flush_class(self, USER);
+        for log in [KERNEL, USER, GLOBAL] {
+            flush_log(self, log);
+        }
         flush_code(self, KERNEL);
         flush_code(self, USER);
         self.jit.fills.kernel_code_not_global = false;
@@ -120,8 +127,8 @@ impl Vcpu {
 
     /// After a switch of address spaces: user pages and whatever isn't global.
     pub fn jit_switch_space(&mut self) {
-        flush_class(self, USER);
-        flush_class(self, KERNEL);
+        flush_log(self, USER);
+        flush_log(self, KERNEL);
         flush_code(self, USER);
         if std::mem::take(&mut self.jit.fills.kernel_code_not_global) {
             flush_code(self, KERNEL);
