@@ -188,8 +188,9 @@ impl Vcpu {
             register::TSC => self.write_tsc(value),
             register::TSC_ADJUST => {
                 let delta = value.wrapping_sub(self.cpu.msr.tsc_adjust);
-                self.write_tsc(self.tsc().wrapping_add(delta));
+                self.cpu.tsc_offset = self.cpu.tsc_offset.wrapping_add(delta);
                 self.cpu.msr.tsc_adjust = value;
+                self.ask_attention();
             }
             register::APIC_BASE => return self.set_apic_base(value),
             register::TSC_DEADLINE | register::X2APIC..=register::X2APIC_END => {

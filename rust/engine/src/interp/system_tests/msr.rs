@@ -53,6 +53,22 @@ fn writing_the_tsc_shows_in_tsc_adjust() {
 }
 
 #[test]
+fn writing_tsc_adjust_moves_the_tsc_by_the_difference() {
+    let (mut m, result) = msr(0x3B, 1000);
+    assert_eq!(result, Ok(()));
+    m.v.write_msr(0x3B, 5 << 40).unwrap();
+    assert_eq!(m.v.cpu.tsc_offset, 5 << 40);
+    assert_eq!(m.v.read_msr(0x3B), Ok(5 << 40));
+}
+
+#[test]
+fn time_that_a_pause_takes_away_is_not_seen_in_tsc_adjust() {
+    let (mut m, _) = msr(0x3B, 1000);
+    m.v.skip_time(1 << 30);
+    assert_eq!(m.v.read_msr(0x3B), Ok(1000));
+}
+
+#[test]
 fn what_the_model_lacks_does_not_exist() {
     let mut m = protected(|a| {
         a.rdtsc()?;
