@@ -34,7 +34,7 @@ pub mod bit {
     pub const MIDDLE_RING: u32 = 1 << 24;
     /// For runs in lock step (`Jit::make_comparable`), not of the CPU: every flag counts as live.
     pub const ALL_FLAGS_LIVE: u32 = 1 << 22;
-    /// The same: RDTSC is interpreted.
+    /// The same: RDTSC, RDRAND and RDSEED are interpreted.
     pub const TIME_INTERPRETED: u32 = 1 << 23;
 }
 

@@ -116,6 +116,7 @@ pub fn rule(mode: &Mode, ins: &Instruction) -> Rule {
         Swapgs if mode.code64() && at_level_0(mode) => Rule::Swapgs,
         Rdfsbase | Rdgsbase | Wrfsbase | Wrgsbase if fs_gs_base(mode, ins) => Rule::FsGsBase,
         Vzeroupper | Vzeroall if !mode.code64() && copyable(mode, ins) => Rule::ZeroVectors,
+        Rdrand | Rdseed if mode.has(bit::TIME_INTERPRETED) => Rule::Interpret,
         _ if super::string::has_rule(mode, ins) => Rule::String,
         _ if super::string::repeats(mode, ins) => Rule::Repeat,
         _ if copyable(mode, ins) => Rule::Copy,
