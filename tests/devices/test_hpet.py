@@ -81,6 +81,24 @@ def test_a_periodic_timer_interrupts_each_period(hpet, clock, edges):
     assert hpet.read(timer(0, 8), 8) == 30_000
 
 
+def test_late_edges_are_made_up_for(hpet, clock, edges):
+    start(hpet, 0, INT_ENABLE | PERIODIC | VAL_SET, 100_000, 100_000)
+    clock._now_ns += 5_001_000              # the host slept through five periods of a millisecond
+    clock.advance(0)
+    assert edges[20].count(True) == 1
+    clock.advance(4_999_000)
+    assert edges[20].count(True) == 10
+
+
+def test_late_edges_end_with_the_timer(hpet, clock, edges):
+    start(hpet, 0, INT_ENABLE | PERIODIC | VAL_SET, 100_000, 100_000)
+    clock._now_ns += 5_001_000
+    clock.advance(0)
+    hpet.write(CONFIGURATION, 0, 4)
+    clock.advance(10_000_000)
+    assert edges[20].count(True) == 1
+
+
 def test_periods_too_short_are_merged(hpet, clock, edges):
     start(hpet, 0, INT_ENABLE | PERIODIC | VAL_SET, 1, 1)
     clock.advance(1_000_000)

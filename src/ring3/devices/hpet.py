@@ -4,21 +4,23 @@ Specification: Intel, "IA-PC HPET (High Precision Event Timers) Specification", 
 used.  In legacy replacement mode comparator 0 drives IRQ 0 instead of the 8254, and comparator 1 IRQ 8
 instead of the real-time clock: both of these are wired through this chip.
 
-A comparator that is late by more than a period interrupts once for all of them, and so do periods below
-IRQ_INTERVAL_NS.
+Edges of a periodic comparator that were missed because the host was late follow at half its period, as
+guests that count them keep time by: up to a second's.  Periods below IRQ_INTERVAL_NS are merged.
 
 Not modelled: interrupts as messages (FSB_INT_DEL_CAP says so).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
-from ring3.clock import Clock, Timer
+from ring3.clock import NS_PER_S, Clock, Timer
 from ring3.irq import IrqLine
 
 SIZE = 0x400                            # bytes of registers
 PERIOD_NS = 10
 IRQ_INTERVAL_NS = 40_000                # the shortest of a periodic timer
+TICKS_PER_S = NS_PER_S // PERIOD_NS
 PERIOD_FS = PERIOD_NS * 1_000_000
 TIMERS = 3
 LEGACY_TIMERS = 2
@@ -55,6 +57,7 @@ class TimerState:
     configuration: int = 0
     comparator: int = COUNTER_BITS
     period: int = 0                     # ticks
+    owed: int = 0                       # edges that were missed
 
 
 @dataclass(slots=True)
@@ -103,7 +106,7 @@ class Hpet:
         self._lines = lines
         self._legacy = legacy
         self.gates = tuple(Gate(line) for line in replaced)
-        self._timers = [Timer(clock, self._run) for _ in range(TIMERS)]
+        self._timers = [Timer(clock, partial(self._due, n)) for n in range(TIMERS)]
         self._driven: list[IrqLine | None] = [None] * TIMERS
         self.state = State()
 
@@ -161,10 +164,13 @@ class Hpet:
         s.count = s.seen = self._count()
         s.since_ns = self._clock.now()
         s.configuration = value
+        for timer in s.timers:
+            timer.owed = 0
 
     def _configure_timer(self, n: int, value: int) -> None:
         timer = self.state.timers[n]
         timer.configuration = value
+        timer.owed = 0
         if value & Tn.MODE_32:
             timer.comparator &= 0xFFFF_FFFF
             timer.period &= 0xFFFF_FFFF
@@ -174,6 +180,7 @@ class Hpet:
     def _set_comparator(self, timer: TimerState, value: int, mask: int) -> None:
         """A periodic timer's period; with VAL_SET also where it goes on from (§2.3.9.2.2)."""
         width = self._width(timer)
+        timer.owed = 0
         periodic = timer.configuration & Tn.PERIODIC
         if periodic:
             timer.period = (timer.period & ~mask | value) & width
@@ -205,9 +212,10 @@ class Hpet:
         """From the count last seen to the next match: at least 1."""
         return (timer.comparator - self.state.seen - 1 & self._width(timer)) + 1
 
-    def _catch_up(self) -> None:
+    def _catch_up(self) -> set[int]:
         """Comparators that matched since the last look."""
         s = self.state
+        matched = set()
         now = self._count()
         elapsed = now - s.seen & COUNTER_BITS
         for n, timer in enumerate(s.timers):
@@ -217,11 +225,18 @@ class Hpet:
             if timer.configuration & Tn.PERIODIC and timer.period:
                 periods = (elapsed - left) // timer.period + 1
                 timer.comparator = timer.comparator + periods * timer.period & self._width(timer)
+                if not timer.configuration & Tn.LEVEL and timer.period * PERIOD_NS >= IRQ_INTERVAL_NS:
+                    timer.owed = min(timer.owed + periods - 1, TICKS_PER_S // timer.period)
             self._matched(n)
+            matched.add(n)
         s.seen = now
+        return matched
 
-    def _run(self) -> None:
-        self._catch_up()
+    def _due(self, n: int) -> None:
+        timer = self.state.timers[n]
+        if n not in self._catch_up() and timer.owed:
+            timer.owed -= 1
+            self._matched(n)
         self._update()
 
     # --- interrupts ---
@@ -270,5 +285,7 @@ class Hpet:
         ticks = (s.seen - s.count & COUNTER_BITS) + self._ticks_left(timer)
         deadline_ns = s.since_ns + ticks * PERIOD_NS
         if timer.configuration & Tn.PERIODIC:
+            if timer.owed:
+                deadline_ns = min(deadline_ns, self._clock.now() + timer.period * PERIOD_NS // 2)
             deadline_ns = max(deadline_ns, self._clock.now() + IRQ_INTERVAL_NS)
         self._timers[n].arm(deadline_ns)
