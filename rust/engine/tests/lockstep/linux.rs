@@ -112,11 +112,11 @@ pub fn load_kernel(v: &mut Vcpu, image: &[u8], elf: &[u8], initrd: &[u8]) {
 
 /// The 64-bit boot protocol's state: the first GiB mapped to itself.
 fn enter_long_mode(v: &mut Vcpu) {
-    write(v, PAGE_TABLES, &(PAGE_TABLES + 0x1000 | 7).to_le_bytes());
+    write(v, PAGE_TABLES, &((PAGE_TABLES + 0x1000) | 7).to_le_bytes());
     write(
         v,
         PAGE_TABLES + 0x1000,
-        &(PAGE_TABLES + 0x2000 | 7).to_le_bytes(),
+        &((PAGE_TABLES + 0x2000) | 7).to_le_bytes(),
     );
     for i in 0..512 {
         let entry = i << 21 | 0x87;

@@ -79,7 +79,7 @@ impl Twins {
             .wrapping_mul(6364136223846793005)
             .wrapping_add(1442695040888963407);
         let random = self.seed >> 33;
-        if random % 16 == 0 {
+        if random.is_multiple_of(16) {
             1 + random / 16 % 8
         } else {
             1 + random / 16 % (2 * INTERRUPT_STEPS)
