@@ -16,6 +16,7 @@ from ring3.config.media import EMPTY
 from ring3.config.text import nearest
 from ring3.devices.floppy import medium_of
 from ring3.disk import DiskWorker, Image, open_image
+from ring3.disk.modes import Layers, open_disk
 from ring3.errors import ConfigError
 
 Slot = DiskConfig | CdromConfig | FloppyConfig
@@ -103,6 +104,11 @@ class Media:
         for name in list(self._workers):
             self.close_drive(name)
 
+    def layers(self) -> dict[str, Layers]:
+        """The disks that can be frozen (after `drain`, while the guest stands)."""
+        images = {name: worker.image for name, worker in self._workers.items()}
+        return {name: image for name, image in images.items() if isinstance(image, Layers)}
+
     def drain(self) -> None:
         """Waits until no drive has anything under way."""
         for worker in list(self._workers.values()):
@@ -121,9 +127,9 @@ def open_slot(slot: Slot) -> Image:
     read_only = True if isinstance(slot, CdromConfig) else slot.readonly
     if isinstance(slot, DiskConfig):
         known = None if slot.format == "auto" else slot.format
-        return open_image(
-            slot.path, read_only=read_only, format=known, snapshot=slot.snapshot or None,
-            backing_anywhere=slot.backing_anywhere,
+        return open_disk(
+            slot.path, slot.mode, read_only=read_only, format=known, snapshot=slot.snapshot or None,
+            backing_anywhere=slot.backing_anywhere, cache=slot.cache,
         )
     image = open_image(slot.path, read_only=read_only, format="raw", setting=slot.KIND)
     if isinstance(slot, FloppyConfig) and medium_of(image.size_bytes) is None:

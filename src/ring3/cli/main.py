@@ -15,6 +15,7 @@ from ring3.errors import ConfigError, EngineError, VmError
 VERBS = {                               # verb -> its one-line help; the module is ring3.cli.<verb>
     "attach": "Show the screen in this terminal.",
     "config": "Print a machine's description.",
+    "disk": "Make, look at and change disk images.",
     "doctor": "Say what of this host Ring3 can use, and what is missing.",
     "eject": "Take a CD or diskette out of a drive.",
     "insert": "Put a CD or diskette into a drive.",

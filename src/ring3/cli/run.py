@@ -8,6 +8,7 @@ guest's key, and Ctrl-] q is ours.
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from ring3.cli.stats import report
 from ring3.config import MachineConfig, configure, replace, toml
 from ring3.control import home
 from ring3.control.host import Hosted, claim
+from ring3.disk import modes
 from ring3.display.open import auto_kind
 from ring3.errors import ConfigError, HostError
 from ring3.machine import Machine
@@ -59,6 +61,26 @@ def command(name: str | None, stats: bool, traced: bool, **flags: Any) -> int:
     if traced:
         trace.enable(lambda line: click.echo(f"trace: {line}", err=True))
     return Session(config, name).run(stats)
+
+
+def decide_changes(config: MachineConfig, ask: bool) -> None:
+    """What becomes of the changes to undoable disks: asked on a terminal, else postponed and told."""
+    for disk in config.disks:
+        if disk.mode != "undoable" or modes.undecided(disk.path) is None:
+            continue
+        answer = "postpone"
+        if ask and sys.stdin.isatty() and sys.stderr.isatty():
+            choices = click.Choice(["keep", "discard", "postpone"])
+            answer = click.prompt(f"{disk.path}: changes", type=choices, default=answer, err=True)
+        match answer:
+            case "keep":
+                known = None if disk.format == "auto" else disk.format
+                modes.keep(disk.path, format=known, backing_anywhere=disk.backing_anywhere)
+            case "discard":
+                modes.discard(disk.path)
+            case _:
+                remedy = f"ring3 disk commit {disk.path}, or discard"
+                click.echo(f"{disk.path} has undecided changes: {remedy}", err=True)
 
 
 def host(config: MachineConfig, name: str | None) -> Hosted | None:
@@ -119,6 +141,7 @@ class Session:
                 if stats:
                     click.echo(report(self.machine.stats()), err=True)
                 self.report_lost_output()
+                decide_changes(self.machine.config, self.signal is None)
         if self.signal is not None:
             return BY_SIGNAL + self.signal
         if result.report:

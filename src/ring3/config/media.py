@@ -12,7 +12,8 @@ from ring3.errors import ConfigError
 
 Bus = Literal["ide", "scsi", "ahci", "virtio"]
 CdromBus = Literal["ide", "scsi", "ahci"]
-Mode = Literal["persistent"]            # what becomes of what the guest writes
+Mode = Literal["persistent", "undoable", "nonpersistent"]   # what becomes of what the guest writes
+Cache = Literal["writeback", "unsafe"]  # unsafe: the guest's flushes are not waited for
 FloppyType = Literal["auto", "360K", "1.2M", "720K", "1.44M", "2.88M"]
 Console = Literal["auto", "browser", "vnc", "window", "terminal", "none"]
 
@@ -43,7 +44,9 @@ class Drive:
 
 @dataclass(frozen=True)
 class DiskConfig(Drive):
-    """`path[,bus=ide|scsi|ahci|virtio][,readonly][,format=…][,mode=…][,snapshot=…][,backing_anywhere]`"""
+    """`path[,OPTION]…`: bus=ide|scsi|ahci|virtio, mode=…, cache=…, readonly, format=…, snapshot=…, …
+
+    `mode` and `cache`: ring3.disk.modes."""
 
     KIND = "disk"
     path: Any
@@ -51,6 +54,7 @@ class DiskConfig(Drive):
     readonly: bool = False
     format: str = "auto"                # auto: what the file looks like
     mode: Mode = "persistent"
+    cache: Cache = "writeback"
     snapshot: str = ""                  # an internal one of the image, to be read
     backing_anywhere: bool = False      # names in the image may lead out of its directory
 
@@ -58,6 +62,8 @@ class DiskConfig(Drive):
         super().__post_init__()
         if self.empty:
             raise ConfigError("disk: a disk can't be empty: give the path of an image")
+        if self.mode != "persistent" and hasattr(self.path, "read"):
+            raise ConfigError(f"disk: mode={self.mode} needs the path of an image, not an object")
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,32 @@ class HostFile:
                 return False
         return True
 
+    def data_at(self, offset: int) -> int | None:
+        """Where the next bytes that may not be zeros begin; None: there are none."""
+        try:
+            return os.lseek(self.fd, offset, os.SEEK_DATA)
+        except OSError as error:
+            return None if error.errno == errno.ENXIO else offset
+
+    def hole_at(self, offset: int) -> int:
+        """Where the next hole begins, or the file ends."""
+        try:
+            return os.lseek(self.fd, offset, os.SEEK_HOLE)
+        except OSError:
+            return self.size_bytes
+
+    def share(self) -> None:
+        """It is only read from now on: other readers may come."""
+        self.read_only = True
+        try:
+            _ofd(self.fd, fcntl.F_OFD_SETLK, fcntl.F_RDLCK, READS, 1)
+            _ofd(self.fd, fcntl.F_OFD_SETLK, fcntl.F_RDLCK, BEARS_NO_WRITER, 1)
+            between = BEARS_NO_WRITER - READS - 1
+            for start, length in ((0, READS), (READS + 1, between), (BEARS_NO_WRITER + 1, 0)):
+                _ofd(self.fd, fcntl.F_OFD_SETLK, fcntl.F_UNLCK, start, length)
+        except OSError:                 # a file system without locks
+            return
+
     def truncate(self, size: int) -> None:
         os.ftruncate(self.fd, size)
         self.size_bytes = size

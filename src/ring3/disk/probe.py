@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ring3.disk import qcow2
 from ring3.disk.file import HostFile
+from ring3.disk.fresh import Fresh
 from ring3.disk.image import Image
 from ring3.disk.qcow2 import check
 from ring3.disk.qcow2.header import Incompatible, parse
@@ -184,14 +185,16 @@ def create_image(
     `backing`: for qcow2, the image that shows through, relative to the new one's directory.
     """
     check_format(format, "disk")
+    path = Path(os.fspath(path))
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    except FileExistsError:
-        raise ConfigError(f"disk: {path} exists already: give another name") from None
+        start = b"" if format == "raw" else qcow2.create(
+            size_bytes, backing=backing, backing_format=backing_format
+        )
+        with Fresh(path.parent) as fresh:
+            os.ftruncate(fresh.fd, size_bytes if format == "raw" else len(start))
+            os.pwrite(fresh.fd, start, 0)
+            fresh.name(path)
     except OSError as error:
         raise ConfigError(f"disk: {path}: {error.strerror}: give a path that can be written") from error
-    with os.fdopen(fd, "wb") as file:
-        if format == "qcow2":
-            file.write(qcow2.create(size_bytes, backing=backing, backing_format=backing_format))
-        else:
-            file.truncate(size_bytes)
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(f"disk: {path}: {error}: give a smaller size") from error

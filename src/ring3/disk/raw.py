@@ -3,6 +3,9 @@
 A file whose size is no whole number of sectors gets zeros at its end.
 """
 
+from collections.abc import Iterator
+
+from ring3.disk.extents import Extent, Kind
 from ring3.disk.file import HostFile
 from ring3.disk.image import SECTOR
 
@@ -10,6 +13,8 @@ ZEROS = bytes(1 << 20)
 
 
 class Raw:
+    FORMAT = "raw"
+
     def __init__(self, file: HostFile) -> None:
         self.file = file
         self.size_bytes = -(-file.size_bytes // SECTOR) * SECTOR
@@ -19,6 +24,19 @@ class Raw:
         self.write = file.write
         self.flush = file.flush
         self.close = file.close
+
+    def extents(self, offset: int, length: int) -> Iterator[Extent]:
+        end = offset + length
+        while offset < end:
+            data = self.file.data_at(offset)
+            data = end if data is None else min(max(data, offset), end)
+            if data > offset:
+                yield Extent(offset, data - offset, Kind.ZERO)
+            if data < end:
+                hole = min(max(self.file.hole_at(data), data + 1), end)
+                yield Extent(data, hole - data, Kind.DATA)
+                data = hole
+            offset = data
 
     def discard(self, offset: int, length: int) -> None:
         if self.file.punch(offset, length):

@@ -110,7 +110,7 @@ def overlay(disk: DiskConfig, path: Path) -> DiskConfig:
                      backing_format=disk.format if known else "")
     finally:
         image.close()
-    return replace(disk, path=path, format="qcow2", backing_anywhere=True)
+    return replace(disk, path=path, format="qcow2", mode="persistent", backing_anywhere=True)
 
 
 def copied(floppy: FloppyConfig, path: Path) -> FloppyConfig:

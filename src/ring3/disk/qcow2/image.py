@@ -19,8 +19,9 @@ anyway; an image that was left dirty gets them anew, see `check.py`).
 import errno
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from ring3.disk.extents import Extent, Kind
 from ring3.disk.file import HostFile
 from ring3.disk.image import Image
 from ring3.disk.qcow2.header import ZSTD, Autoclear, Header, Incompatible, Snapshot, parse_snapshot
@@ -40,6 +41,7 @@ AT_INCOMPATIBLE, AT_AUTOCLEAR, AT_REFCOUNT_TABLE = 72, 88, 48      # offsets in 
 
 # What a piece of the disk is made of.
 HOST, ZEROS, BACKING, INFLATE = range(4)
+KINDS = (Kind.DATA, Kind.ZERO, Kind.BEHIND, Kind.DATA)
 Run = tuple[int, int, int]              # (one of these, where, bytes)
 
 
@@ -54,6 +56,8 @@ class L2:
 
 
 class Qcow2:
+    FORMAT = "qcow2"
+
     def __init__(
         self,
         file: HostFile,
@@ -143,6 +147,21 @@ class Qcow2:
                 return None
             parts.append(part)
         return b"".join(parts)
+
+    def extents(self, offset: int, length: int) -> Iterator[Extent]:
+        """What this image has of these bytes, apart from its backing image."""
+        span = self._per_table << self._bits
+        nothing = Kind.BEHIND if self.backing is not None else Kind.ZERO
+        end = offset + length
+        while offset < end:
+            part = min(span - offset % span, end - offset)
+            if not self._l1_offset(offset // span):
+                yield Extent(offset, part, nothing)
+                offset += part
+                continue
+            for kind, _, size in self._runs(offset, part, self._load) or ():
+                yield Extent(offset, size, KINDS[kind])
+                offset += size
 
     def _runs(self, offset: int, length: int, load: Callable[[int], L2 | None]) -> list[Run] | None:
         """What the bytes are made of, neighbours joined; None if `load` has not the tables."""
@@ -488,12 +507,16 @@ class Qcow2:
         self.file.write(AT_INCOMPATIBLE, self.header.incompatible.to_bytes(8, "big"))
         self.file.flush()
 
+    def finish(self) -> None:
+        """Everything out, and with it the counts of what was given back last."""
+        while self._commit():
+            pass
+
     def close(self) -> None:
         """Everything out, and with it the counts of what was given back last."""
         try:
             if not self.read_only:
-                while self._commit():
-                    pass
+                self.finish()
         finally:
             self.file.close()
             if self._external:

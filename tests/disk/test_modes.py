@@ -1,0 +1,237 @@
+"""Modes of disks: what becomes of what the guest wrote."""
+
+import os
+import random
+import shutil
+import subprocess
+
+import pytest
+
+from ring3.disk import create_image, open_image
+from ring3.disk.modes import discard, keep, keep_path, open_disk, undecided, undo_path
+from ring3.errors import ConfigError
+
+SIZE = 4 << 20
+MODES = ("undoable", "nonpersistent")
+
+
+@pytest.fixture
+def content():
+    return random.Random(1).randbytes(SIZE)
+
+
+@pytest.fixture(params=["raw", "qcow2"])
+def path(request, tmp_path, content):
+    """A disk with data in it."""
+    path = tmp_path / "disk.img"
+    create_image(path, SIZE, request.param)
+    image = open_image(path)
+    image.write(0, content)
+    image.close()
+    return path
+
+
+def change(path, mode, offset=1000, data=b"changed"):
+    disk = open_disk(path, mode)
+    disk.write(offset, data)
+    disk.flush()
+    disk.close()
+
+
+def read(path, offset, length):
+    disk = open_disk(path, read_only=True)
+    try:
+        return disk.read(offset, length)
+    finally:
+        disk.close()
+
+
+def check(path):
+    if shutil.which("qemu-img"):
+        subprocess.run(["qemu-img", "check", "-q", path], check=True, timeout=60)
+
+
+def test_persistent_changes_are_in_the_image(path):
+    change(path, "persistent")
+    assert read(path, 1000, 7) == b"changed"
+    assert undecided(path) is None
+
+
+def test_undoable_changes_wait_beside_the_image(path):
+    before = path.read_bytes()
+    change(path, "undoable")
+    assert path.read_bytes() == before
+    check(undo_path(path))
+    assert undecided(path) > 0
+
+
+def test_postponed_changes_are_there_the_next_time(path):
+    change(path, "undoable")
+    disk = open_disk(path, "undoable")
+    assert disk.read(1000, 7) == b"changed"
+    disk.close()
+
+
+def test_postponed_changes_are_part_of_the_disk_in_other_modes(path):
+    change(path, "undoable")
+    for mode in ("persistent", "nonpersistent"):
+        disk = open_disk(path, mode)
+        assert disk.read(1000, 7) == b"changed"
+        disk.close()
+
+
+def test_kept_changes_are_in_the_image(path, content):
+    change(path, "undoable", data=b"x" * 100_000)
+    keep(path)
+    assert undecided(path) is None
+    image = open_image(path, read_only=True)
+    assert image.read(0, SIZE) == content[:1000] + b"x" * 100_000 + content[101_000:]
+    image.close()
+
+
+def test_kept_discards_are_zeros_in_the_image(path):
+    disk = open_disk(path, "undoable")
+    disk.discard(0, 1 << 20)
+    disk.close()
+    keep(path)
+    assert read(path, 0, 1 << 20) == bytes(1 << 20)
+
+
+def test_discarded_changes_are_gone(path, content):
+    change(path, "undoable")
+    discard(path)
+    assert undecided(path) is None
+    assert read(path, 1000, 7) == content[1000:1007]
+
+
+def test_without_changes_there_is_nothing_to_decide(path):
+    for decide in (keep, discard):
+        with pytest.raises(ConfigError, match="no undecided changes"):
+            decide(path)
+
+
+def test_changes_of_a_machine_that_runs_are_not_decided(path):
+    disk = open_disk(path, "undoable")
+    for decide in (keep, discard):
+        with pytest.raises(ConfigError, match="in use"):
+            decide(path)
+    disk.close()
+
+
+def test_stopped_keeping_is_never_discarded_and_can_go_on(path):
+    change(path, "undoable")
+    undo_path(path).rename(keep_path(path))     # as keeping does first
+    with pytest.raises(ConfigError, match="ring3 disk commit"):
+        open_disk(path)
+    with pytest.raises(ConfigError, match="has begun"):
+        discard(path)
+    keep(path)
+    assert read(path, 1000, 7) == b"changed"
+
+
+def test_nonpersistent_changes_are_gone_and_leave_nothing(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("RING3_SCRATCH", str(tmp_path))
+    before = path.read_bytes()
+    disk = open_disk(path, "nonpersistent")
+    disk.write(0, b"mine")
+    assert disk.read(0, 4) == b"mine"
+    disk.close()
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["disk.img"]
+
+
+def test_any_number_of_nonpersistent_disks_share_an_image(path):
+    disks = [open_disk(path, "nonpersistent") for _ in range(5)]
+    for number, disk in enumerate(disks):
+        disk.write(0, bytes([number]))
+    assert [disk.read(0, 1)[0] for disk in disks] == [0, 1, 2, 3, 4]
+    with pytest.raises(ConfigError, match="in use"):
+        open_image(path)
+    for disk in disks:
+        disk.close()
+
+
+def test_an_undoable_disk_belongs_to_one_machine(path):
+    disk = open_disk(path, "undoable")
+    with pytest.raises(ConfigError, match="in use"):
+        open_disk(path, "undoable")
+    disk.close()
+
+
+def test_overlays_of_one_image_are_found_through_every_name_of_it(path, tmp_path):
+    change(path, "undoable")
+    link = tmp_path / "link.img"
+    link.symlink_to(path)
+    disk = open_disk(link)
+    assert disk.read(1000, 7) == b"changed"
+    disk.close()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_frozen_keeps_its_bytes(path, tmp_path, mode):
+    disk = open_disk(path, mode)
+    disk.write(0, b"before")
+    frozen = disk.freeze(tmp_path / "frozen.qcow2")
+    disk.write(0, b"after!")
+    disk.settle()
+    image = open_image(frozen, read_only=True, backing_anywhere=True)
+    assert (image.read(0, 6), disk.read(0, 6)) == (b"before", b"after!")
+    image.close()
+    disk.close()
+    check(frozen)
+
+
+def test_freezing_a_persistent_disk_freezes_its_image(path, tmp_path):
+    disk = open_disk(path)
+    disk.write(0, b"before")
+    assert disk.freeze(tmp_path / "unused") == path
+    disk.write(0, b"after!")
+    disk.close()
+    image = open_image(path, read_only=True)
+    assert image.read(0, 6) == b"before"
+    image.close()
+    assert read(path, 0, 6) == b"after!"
+
+
+def test_many_frozen_layers_read_as_one_disk(path, tmp_path, content):
+    expected = bytearray(content)
+    rng = random.Random(3)
+    disk = open_disk(path, "undoable")
+    for number in range(10):
+        for _ in range(10):
+            offset, data = rng.randrange(SIZE - 10_000), rng.randbytes(rng.randrange(1, 10_000))
+            disk.write(offset, data)
+            expected[offset : offset + len(data)] = data
+        disk.freeze(tmp_path / f"frozen{number}")
+    assert disk.read(0, SIZE) == expected
+    disk.close()
+    assert read(path, 0, SIZE) == expected
+
+
+def test_an_image_that_checkpoints_need_changes_only_by_force(path, tmp_path):
+    disk = open_disk(path, "undoable")
+    disk.write(0, b"one")
+    disk.freeze(tmp_path / "frozen")
+    disk.write(1 << 20, b"two")
+    disk.close()
+    with pytest.raises(ConfigError, match="checkpoints"):
+        keep(path)
+    keep(path, force=True)
+    assert read(path, 0, 3) == b"one"
+    assert read(path, 1 << 20, 3) == b"two"
+
+
+def test_a_disk_that_is_only_read_has_no_mode(path):
+    for mode in MODES:
+        with pytest.raises(ConfigError, match="readonly"):
+            open_disk(path, mode, read_only=True)
+
+
+def test_with_the_unsafe_cache_flushes_are_not_waited_for(path, monkeypatch):
+    disk = open_disk(path, cache="unsafe")
+    monkeypatch.setattr(os, "fdatasync", lambda fd: pytest.fail("waited"))
+    disk.write(0, b"x")
+    disk.flush()
+    monkeypatch.undo()
+    disk.close()
+    assert read(path, 0, 1) == b"x"
