@@ -53,6 +53,9 @@ class Px:  # port registers (§3.3)
     TFD, SIG, SSTS, SCTL, SERR, SACT, CI = 0x20, 0x24, 0x28, 0x2C, 0x30, 0x34, 0x38
 
 
+QUIET = (Px.CI, Px.SACT)                # what they start tells of its own interrupts
+
+
 class Is:  # port interrupts
     DHRS, PSS, SDBS, PCS, PRCS = 0x0000_0001, 0x0000_0002, 0x0000_0008, 0x0000_0040, 0x0040_0000
     OFS, HBFS, TFES = 0x0100_0000, 0x2000_0000, 0x4000_0000
@@ -183,6 +186,7 @@ class Port:
     def attach(self, device: ata.AtaDevice) -> None:
         device.host = self
         self.device = device
+        self.hba.attached.append(self)
 
     # --- registers ---
 
@@ -246,7 +250,8 @@ class Port:
 
     def interrupt(self) -> bool:
         s = self.state
-        return bool((s.interrupts | self._error_interrupts()) & s.enabled)
+        causes = s.interrupts | self._error_interrupts() if s.errors else s.interrupts
+        return bool(causes & s.enabled)
 
     def _errors(self) -> int:
         return self.state.errors if self.device is not None else 0
@@ -350,6 +355,7 @@ class Port:
             trace.odd("ahci", "FIS of type %02Xh in a command table", fis[0])
             s.interrupts |= Is.HBFS
             s.halted = True
+            self.hba.update()
         elif not fis[1] & FIS_COMMAND:
             self._control(slot, fis[15])
         elif fis[2] in (READ_QUEUED, WRITE_QUEUED) and getattr(self.device, "sata", False):
@@ -403,6 +409,7 @@ class Port:
         s = self.state
         s.interrupts |= Is.TFES
         s.halted = True
+        self.hba.update()
 
     # --- the device's host ---
 
@@ -574,6 +581,7 @@ class Ahci(PciFunction):
         )
         self.irq = irq
         self.memory = memory
+        self.attached: list[Port] = []
         self.ports: Sequence[Port] = [Port(self, n) for n in range(PORTS)]
         self._attach_states()
 
@@ -623,6 +631,8 @@ class Ahci(PciFunction):
             port, register = divmod(offset - PORT_BASE, PORT_BYTES)
             if port < PORTS:
                 self.ports[port].write(register, value)
+            if register in QUIET:
+                return
         elif offset == Hba.GHC:
             if value & Ghc.HR:
                 self._reset_hba()
@@ -642,9 +652,9 @@ class Ahci(PciFunction):
     def update(self) -> None:
         """IS has a bit for each port that wants an interrupt, until it is cleared and the port content."""
         s = self.state
-        for n, port in enumerate(self.ports):
-            if port.device is not None and port.interrupt():
-                s.interrupts |= 1 << n
+        for port in self.attached:
+            if port.interrupt():
+                s.interrupts |= 1 << port.number
         off = s.config[Reg.COMMAND + 1] << 8 & Command.INTX_OFF
         self.irq.set(bool(s.interrupts and s.control & Ghc.IE and not off))
 

@@ -37,9 +37,16 @@ class Reg:  # offsets of the command block
     DATA, ERROR_FEATURES, COUNT, LBA_LOW, LBA_MID, LBA_HIGH, DEVICE, STATUS_COMMAND = range(8)
 
 
+DEVICE_REGISTER = Reg.DEVICE
+PAIRED = ("", "features", "count", "lba_low", "lba_mid", "lba_high")     # by offset: they keep two values
+
+
 class Status:
     ERR, DRQ, DSC, DF, DRDY, BSY = 0x01, 0x08, 0x10, 0x20, 0x40, 0x80
     READY = DRDY | DSC
+
+
+BUSY_OR_DRQ = Status.BSY | Status.DRQ
 
 
 class Error:
@@ -159,21 +166,13 @@ class AtaDevice:
     def set_register(self, offset: int, value: int) -> None:
         """Ignored while the device is busy (§5.15)."""
         s = self.state
-        if s.status & (Status.BSY | Status.DRQ):
+        if s.status & BUSY_OR_DRQ:
             return
-        match offset:
-            case Reg.ERROR_FEATURES:
-                s.features = s.features << 8 & 0xFF00 | value
-            case Reg.COUNT:
-                s.count = s.count << 8 & 0xFF00 | value
-            case Reg.LBA_LOW:
-                s.lba_low = s.lba_low << 8 & 0xFF00 | value
-            case Reg.LBA_MID:
-                s.lba_mid = s.lba_mid << 8 & 0xFF00 | value
-            case Reg.LBA_HIGH:
-                s.lba_high = s.lba_high << 8 & 0xFF00 | value
-            case Reg.DEVICE:
-                s.device = value
+        if offset == DEVICE_REGISTER:
+            s.device = value
+        else:
+            name = PAIRED[offset]
+            setattr(s, name, getattr(s, name) << 8 & 0xFF00 | value)
 
     def execute(self, command: int) -> None:
         s = self.state

@@ -66,6 +66,7 @@ class Channel:
         self.memory = memory
         self.may_master = may_master
         self.devices: list[Any] = [None, None]
+        self.attached: list[Any] = []
         self.selected: Any = None
         self.state = ChannelState()
         self.control = ControlFace(self)
@@ -74,6 +75,7 @@ class Channel:
     def attach(self, number: int, device: ata.AtaDevice) -> None:
         device.host = self
         self.devices[number] = device
+        self.attached.append(device)
         self._select()
 
     # --- the command block ---
@@ -103,10 +105,9 @@ class Channel:
             self._command(value)
             return
         s.control &= ~Control.HOB
-        for device in self.devices:
-            if device is not None:
-                device.set_register(offset, value)
-        if offset == DEVICE:
+        for device in self.attached:
+            device.set_register(offset, value)
+        if offset == DEVICE and s.device != value >> 4 & 1:
             s.device = value >> 4 & 1
             self._select()
 
@@ -152,25 +153,22 @@ class Channel:
         s = self.state
         before, s.control = s.control, value
         if before & ~value & Control.SRST:
-            for device in self.devices:
-                if device is not None:
-                    device.soft_reset()
+            for device in self.attached:
+                device.soft_reset()
             s.device = 0
             self._select()
         elif value & ~before & Control.SRST:
-            for device in self.devices:
-                if device is not None:
-                    device.soft_reset()
-                    device.state.status = ata.Status.BSY
+            for device in self.attached:
+                device.soft_reset()
+                device.state.status = ata.Status.BSY
         self._update_irq()
 
     def _command(self, command: int) -> None:
         """EXECUTE DEVICE DIAGNOSTIC is for both devices, the rest for the selected one."""
         if command == 0x90:
-            for device in self.devices:
-                if device is not None:
-                    device.execute(command)
-                    device.state.interrupt &= device is self.devices[0]
+            for device in self.attached:
+                device.execute(command)
+                device.state.interrupt &= device is self.devices[0]
             self.state.device = 0
             self._select()
         elif self.selected is not None:
@@ -306,10 +304,13 @@ class BusMasterFace:
 
     def read(self, offset: int, size: int) -> int:
         s = self._channel.state
-        registers = bytes((s.bm_command, 0, s.bm_status, 0)) + s.bm_table.to_bytes(4, "little")
-        return int.from_bytes(registers[offset : offset + size], "little")
+        registers = s.bm_command | s.bm_status << 16 | s.bm_table << 32
+        return registers >> 8 * offset & (1 << 8 * size) - 1
 
     def write(self, offset: int, value: int, size: int) -> None:
+        if offset == 4 and size == 4:
+            self._channel.state.bm_table = value & 0xFFFF_FFFC
+            return
         for at in range(offset, offset + size):
             self._write_byte(at, value & 0xFF)
             value >>= 8
@@ -406,9 +407,8 @@ class PiixIde(PciFunction):
 
     def reset(self) -> None:
         for channel in self.channels:
-            for device in channel.devices:
-                if device is not None:
-                    device.reset()
+            for device in channel.attached:
+                device.reset()
         self.restore(State())
 
     def restore(self, state: State) -> None:
