@@ -48,6 +48,9 @@ class FakeVm:
     def read_physical(self, address, length):
         return self.writes.get(address, b"\xff" * length)[:length]
 
+    def search_ram(self, needle, most):
+        return []
+
     def map_ports(self, first, count, read, write, *, width=1, blocks=None):
         for port in range(first, first + count):
             if port in self.ports:
