@@ -51,7 +51,7 @@ class MachineConfig:
 
     memory: str | int = "512M"          # "512M", "2G"; as a number: bytes
     cpu: str = "max"                    # a model of `ring3._native.cpu_models()`
-    hypervisor: Hypervisor = "vmware"   # what CPUID calls it: guests have drivers for VMware's clock and pointer
+    hypervisor: Hypervisor = "vmware"   # what CPUID says: guests know VMware's clock and pointer
 
     # --- what it starts ---
     firmware: Firmware = "auto"         # auto: the BIOS where there is something to boot from (`starts_with`)
