@@ -257,7 +257,7 @@ class AhciRig:
 
     def __init__(self):
         self.ram = Ram(1 << 18)
-        self.ahci = Ahci(IrqLine(), self.ram, lambda *_: None)
+        self.ahci = Ahci(IrqLine(), self.ram, lambda *_: None, lambda *_: None)
         self.disk = AtaDisk(FakeDrive(size_bytes=4096 * 512), sata=True)
         self.cd = AtapiCd(FakeDrive(size_bytes=64 * 2048, read_only=True), sata=True)
         self.ahci.ports[0].attach(self.disk)

@@ -33,8 +33,13 @@ def edges():
 
 
 @pytest.fixture
-def hba(drive, disc, edges):
-    hba = Ahci(IrqLine(edges.append), Ram(1 << 22), lambda bar, base: None)
+def messages():
+    return []
+
+
+@pytest.fixture
+def hba(drive, disc, edges, messages):
+    hba = Ahci(IrqLine(edges.append), Ram(1 << 22), lambda *parts: messages.append(parts), lambda *_: None)
     hba.ports[0].attach(AtaDisk(drive, sata=True))
     cd = AtapiCd(disc, sata=True)
     cd.target.state.attentions.clear()
@@ -205,6 +210,22 @@ def test_without_bus_mastering_nothing_is_fetched(hba, port):
     hba.write_config(4, 2, 2)
     port.run(0xEC, [(BUFFER, SECTOR)])
     assert port.get(CI) == 1
+
+
+def test_with_msi_each_cause_is_a_message_and_the_line_is_still(hba, port, edges, messages):
+    hba.write_config(0x84, 0xFEE0_1000, 4)
+    hba.write_config(0x88, 0x4031, 2)
+    hba.write_config(0x82, 1, 2)
+    port.run(0xEC, [(BUFFER, SECTOR)])
+    assert messages == [(0x31, 0, 1, False, False)]
+    port.run(0x25, [(BUFFER, SECTOR)])                  # before the first was acknowledged
+    assert len(messages) == 1
+    hba.write(0x08, 1, 4)                               # IS, while the port still wants one
+    assert len(messages) == 2
+    port.acknowledge()
+    port.run(0xEC, [(BUFFER, SECTOR)])
+    assert len(messages) == 3
+    assert edges == []
 
 
 def test_a_controller_reset_clears_ports(hba, port):

@@ -453,7 +453,7 @@ def ahci(board: Board) -> None:
     def moved(bar: int, base: int | None) -> None:
         bus.move_mmio("ahci", base, REGISTERS_BYTES, chip)
 
-    chip = bus.add("ahci", Ahci(board.pci.intx(AHCI, 1), bus.memory, moved))
+    chip = bus.add("ahci", Ahci(board.pci.intx(AHCI, 1), bus.memory, bus.pins.interrupt_message, moved))
     for number, (port, (name, device)) in enumerate(zip(chip.ports, attached, strict=False)):
         port.attach(bus.add(name, device))
         board.paths[name] = f"/pci@i0cf8/pci8086,2922@{AHCI:x}/drive@{number}/disk@0"

@@ -97,6 +97,7 @@ class Piix3(PciFunction):
                 wanted |= 1 << (route & 15) & ROUTABLE
         changed = wanted ^ self._driven
         self._driven = wanted
-        for irq in range(16):
-            if changed >> irq & 1:
-                self._isa[irq].set(bool(wanted >> irq & 1))
+        while changed:
+            irq = changed.bit_length() - 1
+            changed ^= 1 << irq
+            self._isa[irq].set(bool(wanted >> irq & 1))

@@ -108,9 +108,13 @@ class Msix:
         at = Entry.BYTES * vector
         entry = self.state.table[at : at + Entry.CONTROL]
         address = int.from_bytes(entry[: Entry.DATA], "little") & ~3
-        value = int.from_bytes(entry[Entry.DATA :], "little")
-        if address & ~0xF_FFFF != LOCAL_APICS:
-            self._memory.write(address, value.to_bytes(4, "little"))
-            return
-        logical, level = bool(address & 4), bool(value & 0x8000)
-        self._message(value & 0xFF, value >> 8 & 7, address >> 12 & 0xFF, logical, level)
+        send(self._memory, self._message, address, int.from_bytes(entry[Entry.DATA :], "little"))
+
+
+def send(memory: Memory, message: Message, address: int, value: int) -> None:
+    """An interrupt as it goes out: to the local APICs, or wherever else the guest wants it written."""
+    if address & ~0xF_FFFF != LOCAL_APICS:
+        memory.write(address, value.to_bytes(4, "little"))
+        return
+    logical, level = bool(address & 4), bool(value & 0x8000)
+    message(value & 0xFF, value >> 8 & 7, address >> 12 & 0xFF, logical, level)

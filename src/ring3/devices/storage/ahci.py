@@ -11,7 +11,7 @@ the device is free.  The task file is the device's own, never stored twice.
 2. Data that a descriptor table has no room for is thrown away, as OFS says (§6.1.1).
 
 Not modelled: port multipliers, power management of the link, hot plug, command completion coalescing,
-staggered spin-up, enclosure management, message signalled interrupts, the legacy IDE face of the chip.
+staggered spin-up, enclosure management, the legacy IDE face of the chip.
 """
 
 import struct
@@ -21,7 +21,10 @@ from typing import Any
 
 from ring3 import trace
 from ring3.devices.face import Memory
+from ring3.devices.pci import msi
 from ring3.devices.pci.config import Bar, Command, Moved, PciFunction, Reg, image
+from ring3.devices.pci.msi import Msi
+from ring3.devices.pci.msix import Message
 from ring3.devices.storage import ata
 from ring3.devices.storage.ata import Job
 from ring3.irq import IrqLine
@@ -480,8 +483,8 @@ class Port:
     def queued_finished(self, device: Any, tag: int, failed: bool) -> None:
         s = self.state
         transfer = self._running.pop(tag, None)
-        if transfer is not None:
-            self._count(transfer)
+        if transfer is not None and transfer.overflow:
+            s.interrupts |= Is.OFS      # PRDBC means nothing for queued commands (§5.4.1)
         done = 0 if failed else 1 << tag
         s.active &= ~done
         status = device.state.status & 0x77
@@ -540,19 +543,23 @@ class Port:
         self._process()
 
 
+CAPABILITIES_POINTER, MSI_CAPABILITY = 0x34, 0x80       # offsets in configuration space
 RESET = image(
     (Reg.VENDOR, 2, 0x8086),
     (Reg.DEVICE, 2, 0x2922),
-    (Reg.STATUS, 2, 0x0280),
+    (Reg.STATUS, 2, 0x0290),            # with a list of capabilities
     (Reg.REVISION, 1, 0x02),
     (Reg.CLASS, 3, 0x01_06_01),
     (Reg.INTERRUPT_PIN, 1, 1),
+    (CAPABILITIES_POINTER, 1, MSI_CAPABILITY),
+    (MSI_CAPABILITY, msi.CAPABILITY_BYTES, int.from_bytes(msi.capability(0), "little")),
 )
 WRITABLE = image(
     (Reg.COMMAND, 2, Command.MEMORY | Command.MASTER | Command.INTX_OFF),
     (Reg.CACHE_LINE, 1, 0xFF),
     (Reg.LATENCY, 1, 0xF8),
     (Reg.INTERRUPT_LINE, 1, 0xFF),
+    (MSI_CAPABILITY, msi.CAPABILITY_BYTES, int.from_bytes(msi.writable(), "little")),
 )
 CLEARABLE = image((Reg.STATUS, 2, 0xF900))
 ABAR = 5
@@ -574,13 +581,16 @@ class Ahci(PciFunction):
 
     state: State
 
-    def __init__(self, irq: IrqLine, memory: Memory, moved: Moved) -> None:
+    def __init__(self, irq: IrqLine, memory: Memory, message: Message, moved: Moved) -> None:
+        """`message`: how an MSI reaches the local APICs."""
         super().__init__(
             State(), WRITABLE, clearable=CLEARABLE, bars=(NO_BAR,) * 5 + (Bar(REGISTERS_BYTES),),
             moved=lambda bar, base: moved(bar, base) if bar == ABAR else None,
         )
         self.irq = irq
         self.memory = memory
+        self.msi = Msi(MSI_CAPABILITY, memory, message)
+        self._told = 0                  # bits of IS that a message went out for
         self.attached: list[Port] = []
         self.ports: Sequence[Port] = [Port(self, n) for n in range(PORTS)]
         self._attach_states()
@@ -640,6 +650,7 @@ class Ahci(PciFunction):
                 s.control = Ghc.AE | value & Ghc.IE
         elif offset == Hba.IS:
             s.interrupts &= ~value
+            self._told &= s.interrupts
         self.update()
 
     def _reset_hba(self) -> None:
@@ -650,13 +661,23 @@ class Ahci(PciFunction):
         self._attach_states()
 
     def update(self) -> None:
-        """IS has a bit for each port that wants an interrupt, until it is cleared and the port content."""
+        """IS has a bit for each port that wants an interrupt, until it is cleared and the port content.
+
+        Each bit that appears is a message, where the guest wants messages, and a level where it does not.
+        """
         s = self.state
         for port in self.attached:
             if port.interrupt():
                 s.interrupts |= 1 << port.number
-        off = s.config[Reg.COMMAND + 1] << 8 & Command.INTX_OFF
-        self.irq.set(bool(s.interrupts and s.control & Ghc.IE and not off))
+        wanted = s.interrupts if s.control & Ghc.IE else 0
+        new, self._told = wanted & ~self._told, wanted
+        if self.msi.enabled(s.config):
+            self.irq.set(False)
+            if new:
+                self.msi.fire(s.config)
+        else:
+            off = s.config[Reg.COMMAND + 1] << 8 & Command.INTX_OFF
+            self.irq.set(bool(wanted and not off))
 
     # --- power ---
 
