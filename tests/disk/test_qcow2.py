@@ -407,7 +407,7 @@ def test_with_leave_a_backing_image_may_be_anywhere(tmp_path, content):
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        (b"KDMV", "is a VMDK image: convert it"),
+        (b"QED\0", "is a QED image: convert it"),
         (b"\x1f\x8b\x08", "is compressed with gzip: unpack it first"),
         (bytes(0x40) + b"\x7f\x10\xda\xbe", "is a VDI image"),
     ],

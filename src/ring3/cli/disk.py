@@ -12,8 +12,8 @@ import click
 from ring3.cli.names import CONTEXT
 from ring3.config.size import format_size, parse_size
 from ring3.control import home
-from ring3.disk import create_image, modes, open_image, tools
-from ring3.disk.probe import FORMATS
+from ring3.disk import create_image, modes, open_image, tools, vmdk
+from ring3.disk.probe import CREATED, FORMATS
 from ring3.disk.transfer import Progress, difference
 from ring3.errors import ConfigError
 
@@ -32,7 +32,7 @@ def command() -> None:
 @command.command()
 @DISK
 @click.argument("size", required=False)
-@click.option("--format", "wanted", type=click.Choice(FORMATS), default="qcow2", show_default=True)
+@click.option("--format", "wanted", type=click.Choice(CREATED), default="qcow2", show_default=True)
 @click.option("--backing", default="", metavar="FILE",
               help="Image that shows through, from DISK's directory.")
 def create(disk: Path, size: str | None, wanted: str, backing: str) -> None:
@@ -72,16 +72,19 @@ def info(disk: Path, known: str | None, anywhere: bool) -> None:
 @click.argument("target", type=click.Path(path_type=Path))
 @FORMAT
 @ANYWHERE
-@click.option("--to", "wanted", type=click.Choice(FORMATS), default="qcow2", show_default=True)
+@click.option("--to", "wanted", type=click.Choice(tools.WRITTEN), default="qcow2", show_default=True)
+@click.option("--type", "kind", type=click.Choice(vmdk.KINDS), default="sparse", show_default=True,
+              help="Of a VMDK.")
 @click.option("--snapshot", help="An internal one of DISK.")
 def convert(
-    disk: Path, target: Path, known: str | None, anywhere: bool, wanted: str, snapshot: str | None
+    disk: Path, target: Path, known: str | None, anywhere: bool, wanted: str, kind: str,
+    snapshot: str | None,
 ) -> None:
     """Copy what DISK shows into the new image TARGET; zeros take no space there."""
     source = open_image(disk, read_only=True, format=known, snapshot=snapshot, backing_anywhere=anywhere)
     try:
         with shown("converting") as progress:
-            tools.convert(source, target, wanted, progress)
+            tools.convert(source, target, wanted, progress, kind)
     finally:
         source.close()
 

@@ -4,7 +4,8 @@
     drive = DiskWorker(image, bus.lock)
 
 An `Image` is synchronous and knows no guest: bytes at offsets, errors are OSErrors.  A `DiskWorker` makes of
-it the asynchronous drive that storage chips see.  Formats: raw and qcow2.
+it the asynchronous drive that storage chips see.  Formats: raw, qcow2 and
+VMDK, and VDI, VHD and VHDX to be read.
 """
 
 from ring3.disk.image import SECTOR, Image

@@ -7,32 +7,39 @@ backing file of the guest's choice.  So names in an image lead only to files in 
 unless the user says otherwise, and never to protocols.
 """
 
+import contextlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ring3.disk import qcow2
+from ring3.disk import qcow2, vdi, vhd, vhdx, vmdk
 from ring3.disk.file import HostFile
 from ring3.disk.fresh import Fresh
-from ring3.disk.image import Image
+from ring3.disk.image import SECTOR, Image
 from ring3.disk.qcow2 import check
 from ring3.disk.qcow2.header import Incompatible, parse
 from ring3.disk.raw import Raw
+from ring3.disk.vdi import Vdi
+from ring3.disk.vhd import Vhd
+from ring3.disk.vhdx import Vhdx
+from ring3.disk.vmdk import descriptor, sparse
+from ring3.disk.vmdk.image import Part
 from ring3.errors import ConfigError, ImageError
 
-FORMATS: tuple[str, ...] = ("raw", "qcow2")
+FORMATS: tuple[str, ...] = ("raw", "qcow2", "vmdk", "vdi", "vhd", "vhdx")
+CREATED: tuple[str, ...] = ("raw", "qcow2")     # by `create_image`
+ALIASES = {"vpc": "vhd"}                # as qcow2 headers name it
 HEADER_BYTES = 64 << 10
 CHAIN_MAX = 32                          # images behind each other
 
 CONVERT = "convert it, with qemu-img convert -O qcow2"
+MAGICS = (
+    ("qcow2", 0, qcow2.MAGIC), ("vmdk", 0, vmdk.MAGIC), ("vdi", vdi.MAGIC_AT, vdi.MAGIC),
+    ("vhdx", 0, vhdx.MAGIC), ("vhd", 0, vhd.MAGIC),
+)
 UNPACK = "unpack it first"
 # (offset, bytes there, what that is, what to do)
 STRANGERS = (
-    (0, b"KDMV", "a VMDK image", CONVERT),
-    (0, b"# Disk DescriptorFile", "a VMDK description", CONVERT),
-    (0x40, b"\x7f\x10\xda\xbe", "a VDI image", CONVERT),
-    (0, b"vhdxfile", "a VHDX image", CONVERT),
-    (0, b"conectix", "a VHD image", CONVERT),
     (0, b"QED\0", "a QED image", CONVERT),
     (0, b"LUKS\xba\xbe", "an encrypted image", "decrypt it first"),
     (0, b"\x1f\x8b", "compressed with gzip", UNPACK),
@@ -81,17 +88,18 @@ def open_image(
 
 def _open(request: Request, snapshot: str | None = None) -> Image:
     check_format(request.format, request.setting)
+    request = replace(request, format=ALIASES.get(request.format or "", request.format))
     file = HostFile(request.path, read_only=request.read_only, setting=request.setting)
     try:
         if file.size_bytes == 0:
             raise request.error("is empty: give it a size, or the path of another image")
         start = file.read(0, min(HEADER_BYTES, file.size_bytes))
-        found = request.format or probe(start, request)
+        found = request.format or probe(start, file, request)
         if found == "qcow2":
             return _open_qcow2(request, file, start, snapshot)
         if snapshot is not None:
-            raise request.error("is a raw image, which has no snapshots")
-        return Raw(file)
+            raise request.error(f"is a {found} image, which has no snapshots")
+        return Raw(file) if found == "raw" else _open_foreign(request, file, start, found)
     except ImageError as error:
         file.close()
         raise request.error(str(error)) from error
@@ -104,18 +112,93 @@ def _open(request: Request, snapshot: str | None = None) -> Image:
 
 
 def check_format(known: str | None, setting: str) -> None:
-    if known is not None and known not in FORMATS:
+    if known is not None and known not in (*FORMATS, *ALIASES):
         raise ConfigError(f"{setting}: {known!r} is no format of images: give one of {', '.join(FORMATS)}")
 
 
-def probe(start: bytes, request: Request) -> str:
-    """By the first bytes; what looks like nothing known is raw."""
-    if start.startswith(qcow2.MAGIC):
-        return "qcow2"
+def probe(start: bytes, file: HostFile, request: Request) -> str:
+    """By the first bytes; what looks like nothing known is raw.
+
+    A guest can make a raw disk look like a VMDK's descriptor or a fixed VHD: so their size or their name must
+    tell as well.
+    """
+    for name, offset, magic in MAGICS:
+        if start[offset : offset + len(magic)] == magic:
+            return name
+    if start.startswith(descriptor.START) and file.size_bytes <= descriptor.BYTES_MAX:
+        return "vmdk"
+    if request.path.suffix.lower() == ".vhd" and vhd.footer_of(file) is not None:
+        return "vhd"
     for offset, magic, what, remedy in STRANGERS:
         if start[offset : offset + len(magic)] == magic:
             raise request.error(f"is {what}: {remedy}, or give format=raw if that is what it is")
     return "raw"
+
+
+def _open_foreign(request: Request, file: HostFile, start: bytes, found: str) -> Image:
+    if found == "vmdk":
+        return _open_vmdk(request, file, start)
+    if not request.read_only:
+        remedy = "convert it, or attach it read-only or with mode=undoable or nonpersistent"
+        raise request.error(f"is a {found.upper()} image, which is only read: {remedy}")
+    if found != "vhd" and found not in {name for name, at, magic in MAGICS if start[at:].startswith(magic)}:
+        raise ImageError(f"is no {found.upper()} image: leave its format out, or give another")
+    return {"vdi": Vdi, "vhd": Vhd, "vhdx": Vhdx}[found](file)
+
+
+def _open_vmdk(request: Request, file: HostFile, start: bytes) -> Image:
+    status = os.fstat(file.fd)
+    inside = replace(request, chain=(*request.chain, (status.st_dev, status.st_ino)))
+    with contextlib.ExitStack() as opened:
+        if start.startswith(vmdk.MAGIC):
+            header = sparse.parse(start)
+            length = min(header.descriptor_sectors * SECTOR, descriptor.BYTES_MAX)
+            text = file.read(header.descriptor_at * SECTOR, length) if header.descriptor_at else b""
+        elif start.startswith(descriptor.START) and file.size_bytes <= descriptor.BYTES_MAX:
+            text = file.read(0, file.size_bytes)
+        else:
+            raise ImageError("is no VMDK image: leave its format out, or give another")
+        described = vmdk.parse(text)
+        backing = _open_backing(inside, described.parent, "") if described.parent else None
+        if backing is not None:
+            opened.callback(backing.close)
+        parts: list[Part] = []
+        if start.startswith(vmdk.MAGIC):
+            parts.append(vmdk.Sparse(file, backing))
+        for each in described.extents if not parts else ():
+            parts.append(_open_part(inside, each, backing, sum(part.size_bytes for part in parts), opened))
+        if not parts:
+            raise ImageError("has no parts")
+        if not request.read_only and any(isinstance(part, vmdk.Sparse) and part.compressed for part in parts):
+            raise ImageError("is stream-optimized, which is only read: convert it, or attach it read-only")
+        image = vmdk.Vmdk(file, parts, backing)
+        opened.pop_all()
+        return image
+
+
+def _open_part(
+    request: Request, extent: descriptor.Extent, backing: Image | None, start: int,
+    opened: contextlib.ExitStack,
+) -> "Part":
+    size_bytes = extent.sectors * SECTOR
+    if not size_bytes or start + size_bytes > 1 << 62:
+        raise ImageError(f"has a part of {extent.sectors} sectors")
+    if extent.kind == "ZERO":
+        return vmdk.Nothing(size_bytes)
+    if extent.kind not in ("FLAT", "SPARSE"):
+        raise ImageError(f"has a part of the kind {extent.kind}, which is not known here")
+    path = behind(request, extent.name, "part")
+    file = HostFile(path, read_only=request.read_only, setting=request.setting)
+    opened.callback(file.close)
+    if extent.kind == "FLAT":
+        if extent.offset_bytes + size_bytes > file.size_bytes:
+            raise ImageError(f"is truncated: {path.name} ends before its {extent.sectors} sectors")
+        return vmdk.Flat(file, extent.offset_bytes, size_bytes)
+    part = vmdk.Sparse(file, backing, start)
+    if part.size_bytes < size_bytes:
+        raise ImageError(f"is damaged: {path.name} is smaller than described")
+    part.size_bytes = size_bytes
+    return part
 
 
 def _open_qcow2(request: Request, file: HostFile, start: bytes, snapshot: str | None) -> Image:
@@ -184,7 +267,8 @@ def create_image(
 
     `backing`: for qcow2, the image that shows through, relative to the new one's directory.
     """
-    check_format(format, "disk")
+    if format not in CREATED:
+        raise ConfigError(f"disk: {format!r}: no such images are made: give one of {', '.join(CREATED)}")
     path = Path(os.fspath(path))
     try:
         start = b"" if format == "raw" else qcow2.create(

@@ -3,23 +3,27 @@
 `anywhere`: names in an image may lead out of its directory.
 """
 
+import contextlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ring3.disk import qcow2
+from ring3.disk import qcow2, vmdk
 from ring3.disk.extents import Kind, own, seen
 from ring3.disk.file import HostFile
 from ring3.disk.fresh import Fresh
 from ring3.disk.image import SECTOR, Image
 from ring3.disk.modes import undecided
-from ring3.disk.probe import FORMATS, open_image
+from ring3.disk.probe import open_image
 from ring3.disk.qcow2 import alter, check
 from ring3.disk.qcow2.header import parse
 from ring3.disk.raw import Raw
 from ring3.disk.transfer import STEP_BYTES, Progress, copy, copy_up, nothing
+from ring3.disk.vmdk.image import Part
 from ring3.errors import ConfigError, ImageError
+
+WRITTEN = ("raw", "qcow2", "vmdk")      # what `convert` makes
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,20 @@ def info(path: Path, format: str | None = None, *, anywhere: bool = False) -> Fa
         image.close()
 
 
-def convert(source: Image, path: Path, format: str = "qcow2", progress: Progress = nothing) -> None:  # noqa: A002
-    """A new image with all that `source` shows; it gets its name once it is whole."""
+def convert(
+    source: Image, path: Path, format: str = "qcow2", progress: Progress = nothing, type: str = ""  # noqa: A002
+) -> None:
+    """A new image with all that `source` shows; it gets its name once it is whole.
+
+    `type`: of a VMDK, one of vmdk.KINDS.  Parts of one in several files have their names before.
+    """
     if path.exists():
         raise ConfigError(f"disk: {path} exists already: give another name")
+    if format == "vmdk" and type not in ("", "sparse"):
+        _convert_to_vmdk(source, path, type, progress)
+        return
     with Fresh(path.parent) as fresh:
-        target = _empty(fresh, source.size_bytes, format)
+        target = _empty(fresh, source.size_bytes, format, path.name)
         try:
             copy(source, target, progress)
             target.flush()
@@ -62,9 +74,53 @@ def convert(source: Image, path: Path, format: str = "qcow2", progress: Progress
         fresh.name(path)
 
 
-def _empty(fresh: Fresh, size_bytes: int, format: str) -> Image:  # noqa: A002
-    if format not in FORMATS:
-        raise ConfigError(f"disk: {format!r} cannot be written: give one of {', '.join(FORMATS)}")
+def _convert_to_vmdk(source: Image, path: Path, kind: str, progress: Progress) -> None:
+    if kind not in vmdk.KINDS:
+        raise ConfigError(f"disk: {kind!r} is no type of VMDK: give one of {', '.join(vmdk.KINDS)}")
+    with Fresh(path.parent) as fresh, contextlib.ExitStack() as opened:
+        if kind == "stream":
+            stream = vmdk.Stream(fresh.fd, source.size_bytes, path.name)
+            copy(source, stream, progress)
+            stream.finish()
+            fresh.name(path)
+            return
+        text, names = vmdk.create_flat(kind, source.size_bytes, path.stem)
+        os.pwrite(fresh.fd, text, 0)
+        file = HostFile(fresh.path, read_only=False)
+        opened.callback(file.close)
+        parts: list[Part] = []
+        for name, size_bytes in names:
+            parts.append(_new_part(path.parent / name, size_bytes, kind == "split", opened))
+        image = vmdk.Vmdk(file, parts)
+        copy(source, image, progress)
+        image.close()
+        fresh.name(path)
+
+
+def _new_part(path: Path, size_bytes: int, is_sparse: bool, opened: contextlib.ExitStack) -> "Part":
+    with Fresh(path.parent) as fresh:
+        if is_sparse:
+            _write_at(fresh, vmdk.create(size_bytes))
+        else:
+            os.ftruncate(fresh.fd, size_bytes)
+        fresh.name(path)
+    file = HostFile(path, read_only=False)
+    opened.callback(file.close)
+    return vmdk.Sparse(file) if is_sparse else vmdk.Flat(file, 0, size_bytes)
+
+
+def _write_at(fresh: Fresh, pieces: list[tuple[int, bytes]]) -> None:
+    for offset, data in pieces:
+        os.pwrite(fresh.fd, data, offset)
+
+
+def _empty(fresh: Fresh, size_bytes: int, format: str, name: str) -> Image:  # noqa: A002
+    if format not in WRITTEN:
+        raise ConfigError(f"disk: {format!r} images are not written: give one of {', '.join(WRITTEN)}")
+    if format == "vmdk":
+        _write_at(fresh, vmdk.create(size_bytes, name))
+        file = HostFile(fresh.path, read_only=False)
+        return vmdk.Vmdk(file, [vmdk.Sparse(file)])
     if format == "raw":
         os.ftruncate(fresh.fd, size_bytes)
         return Raw(HostFile(fresh.path, read_only=False))
