@@ -17,7 +17,7 @@ LAYERS = (                              # lowest first; members of one line don'
     {"bus"},
     {"firmware", "vcpu", "report", "threads"},
     {"boards"},
-    {"media", "roms"},
+    {"media", "roms", "checkpoint"},
     {"machine"},
     {"control"},
     {"testing"},

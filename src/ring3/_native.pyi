@@ -154,6 +154,13 @@ class Vcpu:
         `cs_limit`, `cs_attributes` (…ldtr, tr), gdtr_base/limit, idtr_base/limit."""
     def set_registers(self, values: dict[str, int]) -> None:
         """Any subset of `registers()`; the segment parts set the hidden descriptor caches as they stand."""
+    def state(self) -> dict[str, Any]:
+        """All of it for a checkpoint, as plain values: registers, MSRs, FPU, local APIC, what is pending, the TSC."""
+    def set_state(self, record: dict[str, Any]) -> None:
+        """Goes on from such a record; what was cached of memory is dropped.
+
+        Raises TypeError, KeyError or ValueError, with nothing changed, for what is none or this host cannot do.
+        """
     def read_virtual(self, address: int, length: int) -> bytes | None:
         """Through the guest's current paging; None where nothing is mapped."""
     def stats(self) -> dict[str, Any]:

@@ -127,6 +127,10 @@ class HostClock(Clock):
         """Time stands still until `resume`."""
         self._paused_at_ns = self.now()
 
+    def set(self, now_ns: int) -> None:
+        """Makes it another time, of a restored machine; it stands, and chips are restored after that."""
+        self._paused_at_ns = now_ns
+
     @property
     def paused(self) -> bool:
         return self._paused_at_ns is not None

@@ -15,11 +15,15 @@ The event loop's takes the host's input.  Whoever calls these methods is a fourt
 3. Lock order: machine lock, then `_changed`.  Nobody waits for `_changed` while holding the machine lock.
 """
 
+import dataclasses
+import io
 import os
+import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -35,6 +39,7 @@ from ring3.char import CharBackend, open_backend
 from ring3.char.memory import MemoryBackend
 from ring3.char.printer import open_printer
 from ring3.char.tap import Tap
+from ring3.checkpoint import machine as checkpoint
 from ring3.clock import HostClock
 from ring3.config import DisplayConfig, File, MachineConfig, configure
 from ring3.devices.video.source import VgaSource
@@ -60,6 +65,31 @@ TEXT_SCREEN = (720, 400)                # pixels
 STOP_PATIENCE_S = 10.0                  # the longest `stop` waits for the vCPU's thread
 MTRR = 1 << 12                          # CPUID.1:EDX
 LONG_MODE = 1 << 29                     # CPUID.80000001h:EDX
+CHECKPOINT = ".ring3"                   # what a checkpoint's file name ends with
+TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+THUMBNAIL = (320, 240)                  # pixels
+
+
+class Saved:
+    """An open checkpoint, checked."""
+
+    def __init__(self, path: Path, clock: str) -> None:
+        self.reader, self.contents = checkpoint.read(path)
+        try:
+            self.elapsed_s = checkpoint.elapsed(self.contents, clock)
+        except BaseException:
+            self.reader.close()
+            raise
+
+    @property
+    def roms(self) -> dict[str, Any]:
+        return {"rom": self.contents.rom, "option_roms": self.contents.option_roms}
+
+    def __enter__(self) -> "Saved":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.reader.close()
 
 
 class Machine:
@@ -70,18 +100,23 @@ class Machine:
         name: str = "ring3",
         menu: Mapping[str, Callable[[], None]] | None = None,
         auto_display: str = "none",
+        checkpoints: Path | None = None,
+        saved: "Saved | None" = None,
         **settings: Any,
     ) -> None:
         """From a MachineConfig or from its fields by name.
 
         `name`: for consoles' titles.  `menu`: see ring3.char.open_backend.  `auto_display`: what display
         "auto" stands for (ring3.display.open.auto_kind); a program's own machines have none.
+        `checkpoints`: the directory that holds them.  `saved`: see `restored`.
         """
         if config is not None and settings:
             raise ConfigError("give Machine a MachineConfig or settings, not both")
         self.config = config if config is not None else configure(settings)
         self.name = name
-        kernel = load_kernel(self.config) if self.config.starts_with == "kernel" else None
+        self.checkpoints = checkpoints
+        boots_kernel = self.config.starts_with == "kernel" and saved is None
+        kernel = load_kernel(self.config) if boots_kernel else None
         native = import_native()
         self._changed = threading.Condition()
         self._attention = False
@@ -96,8 +131,9 @@ class Machine:
         self._closed = False
         self._screen: Screen | None = None
         self._vm, self.vcpu = create_vcpu(native, self.config)
-        self.clock = HostClock()
+        self.clock = HostClock(saved.contents.clock_ns if saved is not None else 0)
         self.clock.pause()
+        self._tsc_at_stop: int | None = None        # the guest's, while it stands
         self.media: Media | None = None
         self.audio = Broadcast()        # for consoles: `vm.audio.listen(…)`
         self._audio_sink: AudioSink = NoAudio()
@@ -112,15 +148,18 @@ class Machine:
             self.firmware_log = open_lines([self.config.firmware_log], menu)
             self.parallel = open_printers(self.config.parallel_ports)
             self.virtio_consoles = open_lines(self.config.virtio_consoles, menu)
-            self._build()
-            self._power_on(kernel)
+            self._build(saved)
+            if saved is None:
+                self._power_on(kernel)
+            else:
+                self._restore(saved)
             self._open_consoles(native, auto_display)
         except BaseException:
             self._close_backends()
             raise
         self._unchecked_initrd = (kernel.initrd, kernel.initrd_name) if kernel is not None else (None, "")
 
-    def _build(self) -> None:
+    def _build(self, saved: "Saved | None") -> None:
         config = self.config
         pins = Pins(
             intr=self.vcpu.set_intr,
@@ -134,7 +173,7 @@ class Machine:
         start_unix_s = config.rtc_start_unix_s
         self._audio_sink = open_sink(config.audio)
         self.bus = Bus(self._vm, self.clock, pins)
-        self.roms = Roms(config)
+        self.roms = Roms(config, saved.roms if saved is not None else None)
         self.media = Media(self.bus.lock, self._device_error)
         self._pc = pc.PcConfig(
             memory=config.memory_bytes,
@@ -244,6 +283,8 @@ class Machine:
         if self._thread is not None:
             raise ConfigError("this machine was started before: build a new one")
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
+        if self._tsc_at_stop is not None:
+            self.vcpu.skip_time(self.vcpu.tsc() - self._tsc_at_stop)
         self.clock.resume()
         self._timers = TimerThread(self.clock, self.bus.lock, self._device_error)
         self._loop = EventLoopThread()
@@ -341,6 +382,100 @@ class Machine:
     def stats(self) -> dict[str, Any]:
         return self.vcpu.stats()
 
+    # --- checkpoints ---
+
+    def checkpoint(self, where: str | os.PathLike[str], *, compress: bool = False) -> Path:
+        """Saves all of it while it stands a moment; `where`: a tag, or the path of a file.  Returns the path."""
+        path = self._checkpoint_path(where)
+        with self._standing():
+            picture = self._picture()
+            with self.bus.lock:
+                tsc = self._stopped_tsc()
+                checkpoint.save(self._parts(), path, self.clock.now(), tsc, picture=picture, compress=compress)
+        return path
+
+    def restore(self, where: str | os.PathLike[str], *, clock: str = "keep") -> None:
+        """Goes back to a checkpoint of this machine: a tag, or the path of a file.
+
+        `clock`: of the real-time clock, "keep" goes on where it stopped, "host" has the host's time.
+        """
+        with Saved(self._checkpoint_path(where), clock) as saved, self._standing(), self.bus.lock:
+            self._restore(saved)
+
+    @classmethod
+    def restored(cls, path: str | os.PathLike[str], *, clock: str = "keep", engine: str | None = None,
+                 **options: Any) -> "Machine":
+        """A new machine out of a checkpoint; `start` lets it go on.  Settings for the host's side may differ."""
+        with Saved(Path(path), clock) as saved:
+            names = {each.name for each in dataclasses.fields(MachineConfig)}
+            given = {name: options.pop(name) for name in list(options) if name in names}
+            if engine is not None:
+                given["engine"] = engine
+            options.setdefault("name", saved.contents.name)
+            return cls(checkpoint.config_of(saved.contents, given), saved=saved, **options)
+
+    def _checkpoint_path(self, where: str | os.PathLike[str]) -> Path:
+        if not isinstance(where, str):
+            return Path(where)
+        if not TAG.fullmatch(where):
+            raise ConfigError(f"{where!r} is no tag: give up to 63 letters, digits, '.', '_' and '-'")
+        if self.checkpoints is None:
+            raise ConfigError("this machine has no directory for checkpoints: give a Path, not a tag")
+        return self.checkpoints / f"{where}{CHECKPOINT}"
+
+    @contextmanager
+    def _standing(self) -> Iterator[None]:
+        """The guest stands, nothing is under way in its drives, and it runs on afterwards if it did before."""
+        ran = not self._want_pause
+        self.pause()
+        try:
+            if self._result is not None:
+                raise ConfigError("this machine has ended")
+            self._opened_media().drain()
+            yield
+        finally:
+            if ran:
+                self.resume()
+
+    def _stopped_tsc(self) -> int:
+        """Sets the guest's TSC to where it stopped, so that its timers have as much time left as then."""
+        if self._tsc_at_stop is None:
+            self._tsc_at_stop = self.vcpu.tsc()
+        self.vcpu.skip_time(self.vcpu.tsc() - self._tsc_at_stop)
+        return self._tsc_at_stop
+
+    def _parts(self) -> "Machine.Parts":
+        return Machine.Parts(self)
+
+    class Parts:
+        """What checkpoints have to do with."""
+
+        def __init__(self, vm: "Machine") -> None:
+            self.name, self.config, self.vcpu, self.devices = vm.name, vm.config, vm.vcpu, vm.devices
+            self.ram_fd, self.ram_bytes = vm._vm.ram_fd, vm._vm.ram_bytes
+            self.drives_open = vm._opened_media().images()
+            self.rom, self.option_roms = vm._pc.rom, vm._pc.option_roms
+
+    def _restore(self, saved: "Saved") -> None:
+        restorer = checkpoint.Restorer(saved.reader, saved.contents, self._parts())
+        self.keyboard.reset()
+        self.mouse.reset()
+        self.clock.set(saved.contents.clock_ns)
+        self._tsc_at_stop = restorer.restore(saved.elapsed_s)
+        flash = self._pc.flash
+        if flash is not None:           # what firmware keeps is what it was, in its file, too
+            flash.save(0, bytes(self.devices["flash"].state.data))
+
+    def _picture(self) -> bytes:
+        """A small PNG of the screen; b"": there is none."""
+        if self._screen is None:
+            return b""
+        picture = self._screen.image()
+        picture.thumbnail(THUMBNAIL)
+        data = io.BytesIO()
+        picture.save(data, "PNG", compress_level=1)
+        return data.getvalue()
+
     # --- what a person sees and handles ---
 
     @property
@@ -409,7 +544,7 @@ class Machine:
 
     def _park(self) -> None:
         """Stands until resumed or ended, and the guest's clocks with it."""
-        before = self.vcpu.tsc()
+        self._tsc_at_stop = self.vcpu.tsc()
         with self.bus.lock:
             self.clock.pause()
         with self._changed:
@@ -417,7 +552,8 @@ class Machine:
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._want_pause or self._result is not None)
             self._parked = False
-        self.vcpu.skip_time(self.vcpu.tsc() - before)
+        self.vcpu.skip_time(self.vcpu.tsc() - self._tsc_at_stop)
+        self._tsc_at_stop = None
         with self.bus.lock:
             self.clock.resume()
             if self._timers is not None:

@@ -54,6 +54,10 @@ class Media:
     def contents(self) -> dict[str, str | None]:
         return {name: None if slot.empty else str(slot.path) for name, slot in self._slots.items()}
 
+    def images(self) -> dict[str, Image]:
+        """Of the drives that have one."""
+        return {name: worker.image for name, worker in self._workers.items()}
+
     def insert(self, name: str, chip: Any, path: str | os.PathLike[str], *, readonly: bool = False) -> None:
         """Puts a medium in, in the place of what is there; a mistake leaves that there."""
         slot = replace(self._slot(name), path=path)

@@ -1,5 +1,6 @@
 """The firmware that a configuration asks for: images of the host, and the file of UEFI's variables."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ring3.boards import pc
@@ -12,10 +13,13 @@ from ring3.firmware import find
 class Roms:
     """`settings` are those of the board; `close` gives the variables' file back."""
 
-    def __init__(self, config: MachineConfig) -> None:
+    def __init__(self, config: MachineConfig, saved: Mapping[str, Any] | None = None) -> None:
+        """`saved`: the images that a restored machine had, "rom" and "option_roms"."""
         self._variables: Image | None = None
         self.settings: dict[str, Any] = {}
-        if config.starts_with == "bios":
+        if saved is not None and config.starts_with != "uefi":
+            self.settings = dict(saved)
+        elif config.starts_with == "bios":
             vga = find.seabios(find.VGA_BIOS)
             self.settings = {"rom": find.seabios(find.BIOS), "option_roms": {pc.VGA_ROM: vga}}
         elif config.starts_with == "kernel" and find.present(find.VGA_BIOS):
@@ -23,6 +27,7 @@ class Roms:
             self.settings = {"option_roms": {pc.VGA_ROM: find.seabios(find.VGA_BIOS)}}
         elif config.starts_with == "uefi":
             self.settings = {"rom": find.ovmf(find.OVMF), "flash": self._flash(config.uefi_variables)}
+            self.settings |= saved or {}
 
     def close(self) -> None:
         if self._variables is not None:

@@ -17,6 +17,7 @@ pub mod io;
 pub mod memory;
 pub mod mmu;
 pub mod pixels;
+pub mod snapshot;
 pub mod state;
 pub mod stats;
 pub mod timer;

@@ -55,9 +55,9 @@ pub struct Shared {
     _env: Arc<Env>,
     kicked: AtomicBool,
     intr: AtomicBool,
-    nmi: AtomicBool,
-    init: AtomicBool,
-    messages: Mutex<Vec<Message>>,
+    pub(crate) nmi: AtomicBool,
+    pub(crate) init: AtomicBool,
+    pub(crate) messages: Mutex<Vec<Message>>,
     /// Inside `Vcpu::run`.
     running: AtomicBool,
     /// `Logs::generation` that its write entries are of.

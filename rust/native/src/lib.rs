@@ -5,6 +5,7 @@
 mod device;
 mod encode;
 mod registers;
+mod snapshot;
 mod vcpu;
 mod video;
 mod vm;

@@ -6,6 +6,7 @@
 
 use crate::device::locked;
 use crate::registers;
+use crate::snapshot;
 use crate::vm::Vm;
 use engine::apic::Message;
 use engine::cpuid::Model;
@@ -292,6 +293,16 @@ impl Vcpu {
 
     fn set_registers(&self, values: &Bound<'_, PyDict>) -> PyResult<()> {
         registers::set(&mut *self.engine()?, values)
+    }
+
+    fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        snapshot::get(py, &self.engine()?.snapshot())
+    }
+
+    fn set_state(&self, record: &Bound<'_, PyDict>) -> PyResult<()> {
+        let saved = snapshot::set(record)?;
+        let restored = self.engine()?.restore(saved);
+        restored.map_err(PyValueError::new_err)
     }
 
     fn read_virtual<'py>(

@@ -139,6 +139,13 @@ class Mc146818:
         """What the board's set-up program would have stored at 0Eh to 7Fh."""
         self.state.cmos[index] = value
 
+    def advance(self, seconds: int) -> None:
+        """Somebody set the calendar forward: what lay between does not happen."""
+        self._catch_up()
+        self._rebase()
+        self.state.fields = self._calendar_after(seconds)
+        self._update()
+
     def reset(self) -> None:
         """The RESET pin: interrupts off; the battery keeps calendar and memory."""
         s = self.state

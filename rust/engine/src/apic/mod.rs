@@ -132,6 +132,15 @@ impl Features {
 pub struct Vectors([u64; 4]);
 
 impl Vectors {
+    /// 64 vectors each, lowest first.
+    pub fn words(&self) -> [u64; 4] {
+        self.0
+    }
+
+    pub fn from_words(words: [u64; 4]) -> Vectors {
+        Vectors(words)
+    }
+
     fn set(&mut self, vector: u8) {
         self.0[vector as usize / 64] |= 1 << (vector % 64);
     }
@@ -155,7 +164,7 @@ impl Vectors {
     }
 }
 
-/// All that a guest can observe; also the checkpoint record, but for `count_end`.
+/// All that a guest can observe; `snapshot` has it, with `count_end` as time that is left.
 #[derive(Clone, Debug)]
 pub struct State {
     /// IA32_APIC_BASE.

@@ -586,7 +586,7 @@ impl Vcpu {
     }
 
     /// Drops all translated code.
-    fn flush_code_cache(&mut self) {
+    pub(crate) fn flush_code_cache(&mut self) {
         self.stats.cache_flushes += 1;
         for page in self.jit.table.take_code_pages() {
             self.forget_code_page(page);

@@ -1,0 +1,42 @@
+"""What a checkpoint says of its machine besides RAM, as msgpack records.
+
+Chips are records of ring3.state, which brings older ones up to date.  A chip that was renamed, or has gone,
+needs a step here, as a format that changes does: VERSION of ring3.checkpoint.format counts those.
+"""
+
+from typing import Any
+
+import msgspec
+
+
+class Medium(msgspec.Struct):
+    """An image that must be the same when the machine is restored."""
+
+    drive: str
+    path: str
+    size_bytes: int
+    head_hash: bytes                    # XXH3-128 of its first MiB
+
+
+class Processor(msgspec.Struct):
+    state: dict[str, Any]               # `_native.Vcpu.state`
+    features: list[int]                 # what its CPUID says that a guest relies on
+    tsc_hz: int
+
+
+class Contents(msgspec.Struct):
+    ring3: str                          # version that wrote it
+    name: str                           # the machine's
+    created_unix_s: float
+    config: str                         # the machine file
+    kernel: bytes | None                # of a configuration that has them as bytes
+    initrd: bytes | None
+    initrd_path: str                    # … or where it is, if the kernel is of those
+    clock_ns: int
+    memory_bytes: int                   # RAM
+    video_bytes: int                    # … and video memory behind it
+    processors: list[Processor]
+    devices: dict[str, dict[str, Any]]
+    media: list[Medium]
+    rom: bytes | None                   # firmware, where the machine has one
+    option_roms: dict[str, bytes]
