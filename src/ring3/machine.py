@@ -15,7 +15,6 @@ The event loop's takes the host's input.  Whoever calls these methods is a fourt
 3. Lock order: machine lock, then `_changed`.  Nobody waits for `_changed` while holding the machine lock.
 """
 
-import dataclasses
 import io
 import os
 import re
@@ -40,8 +39,10 @@ from ring3.char.memory import MemoryBackend
 from ring3.char.printer import open_printer
 from ring3.char.tap import Tap
 from ring3.checkpoint import machine as checkpoint
+from ring3.checkpoint.format import SUFFIX
 from ring3.clock import HostClock
-from ring3.config import DisplayConfig, File, MachineConfig, configure
+from ring3.config import DisplayConfig, File, MachineConfig, configure, replace
+from ring3.config.machine import settings
 from ring3.devices.video.source import VgaSource
 from ring3.display.glyphs import find_fonts, fonts_in_memory
 from ring3.display.input import Keyboard, Mouse
@@ -65,7 +66,6 @@ TEXT_SCREEN = (720, 400)                # pixels
 STOP_PATIENCE_S = 10.0                  # the longest `stop` waits for the vCPU's thread
 MTRR = 1 << 12                          # CPUID.1:EDX
 LONG_MODE = 1 << 29                     # CPUID.80000001h:EDX
-CHECKPOINT = ".ring3"                   # what a checkpoint's file name ends with
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 THUMBNAIL = (320, 240)                  # pixels
 
@@ -102,7 +102,7 @@ class Machine:
         auto_display: str = "none",
         checkpoints: Path | None = None,
         saved: "Saved | None" = None,
-        **settings: Any,
+        **fields: Any,
     ) -> None:
         """From a MachineConfig or from its fields by name.
 
@@ -110,9 +110,9 @@ class Machine:
         "auto" stands for (ring3.display.open.auto_kind); a program's own machines have none.
         `checkpoints`: the directory that holds them.  `saved`: see `restored`.
         """
-        if config is not None and settings:
+        if config is not None and fields:
             raise ConfigError("give Machine a MachineConfig or settings, not both")
-        self.config = config if config is not None else configure(settings)
+        self.config = config if config is not None else configure(fields)
         self.name = name
         self.checkpoints = checkpoints
         boots_kernel = self.config.starts_with == "kernel" and saved is None
@@ -385,13 +385,12 @@ class Machine:
     # --- checkpoints ---
 
     def checkpoint(self, where: str | os.PathLike[str], *, compress: bool = False) -> Path:
-        """Saves all of it while it stands a moment; `where`: a tag, or the path of a file.  Returns the path."""
+        """Saves all of it while it stands; `where`: a tag, or the path of a file.  Returns the path."""
         path = self._checkpoint_path(where)
-        with self._standing():
-            picture = self._picture()
-            with self.bus.lock:
-                tsc = self._stopped_tsc()
-                checkpoint.save(self._parts(), path, self.clock.now(), tsc, picture=picture, compress=compress)
+        picture = self._picture()
+        with self._standing(), self.bus.lock:
+            now_ns, tsc = self.clock.now(), self._stopped_tsc()
+            checkpoint.save(self._parts(), path, now_ns, tsc, picture=picture, compress=compress)
         return path
 
     def restore(self, where: str | os.PathLike[str], *, clock: str = "keep") -> None:
@@ -404,15 +403,21 @@ class Machine:
 
     @classmethod
     def restored(cls, path: str | os.PathLike[str], *, clock: str = "keep", engine: str | None = None,
-                 **options: Any) -> "Machine":
-        """A new machine out of a checkpoint; `start` lets it go on.  Settings for the host's side may differ."""
+                 without_terminal: bool = False, **options: Any) -> "Machine":
+        """A new machine out of a checkpoint; `start` lets it go on.
+
+        `engine`: another one than it had.  `without_terminal`: lines and displays there come to nothing.
+        Options are those of Machine, and settings of the host's side: `serial`, `display`, `audio`, …
+        """
         with Saved(Path(path), clock) as saved:
-            names = {each.name for each in dataclasses.fields(MachineConfig)}
-            given = {name: options.pop(name) for name in list(options) if name in names}
+            given = {name: options.pop(name) for name in list(options) if name in settings()}
             if engine is not None:
                 given["engine"] = engine
+            config = checkpoint.config_of(saved.contents, given)
+            if without_terminal:
+                config = away_from_terminal(config)
             options.setdefault("name", saved.contents.name)
-            return cls(checkpoint.config_of(saved.contents, given), saved=saved, **options)
+            return cls(config, saved=saved, **options)
 
     def _checkpoint_path(self, where: str | os.PathLike[str]) -> Path:
         if not isinstance(where, str):
@@ -421,11 +426,11 @@ class Machine:
             raise ConfigError(f"{where!r} is no tag: give up to 63 letters, digits, '.', '_' and '-'")
         if self.checkpoints is None:
             raise ConfigError("this machine has no directory for checkpoints: give a Path, not a tag")
-        return self.checkpoints / f"{where}{CHECKPOINT}"
+        return self.checkpoints / f"{where}{SUFFIX}"
 
     @contextmanager
     def _standing(self) -> Iterator[None]:
-        """The guest stands, nothing is under way in its drives, and it runs on afterwards if it did before."""
+        """The guest stands, nothing is under way in its drives, and it runs on after that if it did before."""
         ran = not self._want_pause
         self.pause()
         try:
@@ -438,7 +443,7 @@ class Machine:
                 self.resume()
 
     def _stopped_tsc(self) -> int:
-        """Sets the guest's TSC to where it stopped, so that its timers have as much time left as then."""
+        """Sets the guest's TSC to where it stopped: its timers have as much time left as then."""
         if self._tsc_at_stop is None:
             self._tsc_at_stop = self.vcpu.tsc()
         self.vcpu.skip_time(self.vcpu.tsc() - self._tsc_at_stop)
@@ -453,7 +458,7 @@ class Machine:
         def __init__(self, vm: "Machine") -> None:
             self.name, self.config, self.vcpu, self.devices = vm.name, vm.config, vm.vcpu, vm.devices
             self.ram_fd, self.ram_bytes = vm._vm.ram_fd, vm._vm.ram_bytes
-            self.drives_open = vm._opened_media().images()
+            self.images = vm._opened_media().images()
             self.rom, self.option_roms = vm._pc.rom, vm._pc.option_roms
 
     def _restore(self, saved: "Saved") -> None:
@@ -651,6 +656,13 @@ class Machine:
 
 
 # --- building blocks ---
+
+
+def away_from_terminal(config: MachineConfig) -> MachineConfig:
+    """Lines on stdio go to memory, and there is no terminal display."""
+    lines = tuple("memory" if line == "stdio" else line for line in config.serial_ports)
+    displays = tuple(display for display in config.displays if display.kind != "terminal")
+    return replace(config, {"serial": lines, "display": displays or ("none",)})
 
 
 def import_native() -> Any:

@@ -21,12 +21,14 @@ from backports import zstd
 
 from ring3.errors import CheckpointError, HostError
 
+SUFFIX = ".ring3"                       # of a checkpoint's file name
 MAGIC = b"R3CHECK\n"
 VERSION = 1
 PAGE = 4096
 RAM_MAX = 65 << 30                      # with video memory
 HEADER = struct.Struct("<8sIIQ")        # magic, version, number of sections, size of the file
-SECTION = struct.Struct("<8sIIQQQ16s")  # name, compression, 0, offset, stored size, plain size, hash as stored
+# Name, compression, 0, offset, stored size, plain size, hash as stored.
+SECTION = struct.Struct("<8sIIQQQ16s")
 HASH_BYTES = 16
 SECTIONS_MAX = (PAGE - HEADER.size - HASH_BYTES) // SECTION.size
 RAW, ZSTD = 0, 1
@@ -112,7 +114,8 @@ def _sync_directory(path: Path) -> None:
 class Reader:
     """An open checkpoint, checked from end to end.  A mistake of any kind is one line."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, only: str | None = None) -> None:
+        """`only`: the one section that is checked, and may be used."""
         self.path = path
         try:
             with path.open("rb") as file:
@@ -127,9 +130,13 @@ class Reader:
         self._view = memoryview(self._map)
         try:
             self._sections = self._read_header()
+            if only is not None:
+                self._sections = {name: each for name, each in self._sections.items() if name == only}
             for name, section in self._sections.items():
                 if xxhash.xxh3_128_digest(self._stored(section)) != section.digest:
                     raise self.damaged(f"section {name} has another hash than when it was written")
+                if any(self._view[section.offset + section.stored : self._end_of(section)]):
+                    raise self.damaged(f"there is something behind section {name}")
         except BaseException:
             self.close()
             raise
@@ -151,7 +158,8 @@ class Reader:
 
     def _read_section(self, header: memoryview, at: int) -> tuple[str, Section]:
         name, compression, _, *numbers, digest = SECTION.unpack_from(header, at)
-        section = Section(compression, *numbers, digest)
+        offset, stored, plain = numbers
+        section = Section(compression, offset, stored, plain, digest)
         inside = PAGE <= section.offset <= self.size_bytes - section.stored
         known = compression in (RAW, ZSTD) and (compression == ZSTD or section.plain == section.stored)
         if not (inside and known and section.plain <= RAM_MAX):
@@ -160,6 +168,12 @@ class Reader:
 
     def _stored(self, section: Section) -> memoryview:
         return self._view[section.offset : section.offset + section.stored]
+
+    @staticmethod
+    def _end_of(section: Section) -> int:
+        """Of its last page."""
+        end = section.offset + section.stored
+        return end + -end % PAGE
 
     def section(self, name: str) -> memoryview:
         """A section's plain bytes; good until `close`."""

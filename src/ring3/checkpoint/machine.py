@@ -1,9 +1,9 @@
 """A machine that stands still into a checkpoint, and out of it.
 
 Order of a restore: everything is read and checked, then the CPU (which may refuse), RAM, and the chips from
-the last one built to the first.  Chips drive their interrupt lines as they are restored; interrupt controllers,
-which were built first, take in their own memory of the lines after that, and the CPU's state, once more, is
-last, because it holds what is pending.
+the last one built to the first.  Chips drive their interrupt lines as they are restored; interrupt
+controllers, which were built first, take in their own memory of the lines after that, and the CPU's state,
+once more, is last, because it holds what is pending.
 
 The clock goes on where it stopped, so a timer's deadline is as far away as it was: no burst, whenever the
 machine is restored.
@@ -25,8 +25,10 @@ from ring3.checkpoint.format import Buffer, Reader, write
 from ring3.checkpoint.pages import Extents, Packed, mapped, unpack
 from ring3.config import MachineConfig, replace, toml
 from ring3.config.text import several
+from ring3.disk import Image
 from ring3.errors import CheckpointError, ConfigError
 
+VERSION = version("ring3")
 HEAD_BYTES = 1 << 20                    # of an image that are hashed
 LINES = ("serial", "virtio_console", "parallel", "firmware_log")
 # CPUID leaves that a guest chooses its code by, and the bits of EAX … EDX that don't depend on its state.
@@ -42,30 +44,39 @@ FEATURES = (
 class Parts(Protocol):
     """What of a machine a checkpoint has to do with."""
 
-    name: str
-    config: MachineConfig
-
+    @property
+    def name(self) -> str: ...
+    @property
+    def config(self) -> MachineConfig: ...
     @property
     def vcpu(self) -> Any: ...
     @property
     def devices(self) -> Mapping[str, Any]: ...
-
-    ram_fd: int
-    ram_bytes: int
-    drives_open: Mapping[str, Any]      # name → Image, of the drives that have one
-    rom: bytes | None
-    option_roms: Mapping[str, bytes]
+    @property
+    def ram_fd(self) -> int: ...
+    @property
+    def ram_bytes(self) -> int: ...
+    @property
+    def images(self) -> Mapping[str, Image]:
+        """What is in the drives."""
+        ...
+    @property
+    def rom(self) -> bytes | None: ...
+    @property
+    def option_roms(self) -> Mapping[str, bytes]: ...
 
 
 # --- out ---
 
 
-def save(parts: Parts, path: Path, clock_ns: int, tsc: int, *, picture: bytes = b"", compress: bool = False) -> None:
+def save(
+    parts: Parts, path: Path, clock_ns: int, tsc: int, *, picture: bytes = b"", compress: bool = False
+) -> None:
     """Writes the checkpoint of a machine that stands; the caller holds the machine lock.
 
     `tsc`: the guest's when it stopped.  `picture`: a PNG of its screen.
     """
-    check_media(parts.config, parts.drives_open)
+    check_media(parts.config, parts.images)
     with mapped(parts.ram_fd) as memory:
         view = memoryview(memory)
         packed = Packed(view, parts.ram_fd)
@@ -88,7 +99,7 @@ def describe(parts: Parts, clock_ns: int, tsc: int, video_bytes: int) -> Content
     initrd_path = initrd if isinstance(initrd, str) else ""
     cpu = parts.vcpu.state() | {"tsc": tsc}
     return Contents(
-        ring3=version("ring3"),
+        ring3=VERSION,
         name=parts.name,
         created_unix_s=time.time(),
         config=config,
@@ -100,7 +111,7 @@ def describe(parts: Parts, clock_ns: int, tsc: int, video_bytes: int) -> Content
         video_bytes=video_bytes,
         processors=[Processor(cpu, features(parts.vcpu), parts.vcpu.tsc_hz)],
         devices={name: state.record(chip.state) for name, chip in parts.devices.items()},
-        media=[medium(name, image, parts.config) for name, image in parts.drives_open.items()],
+        media=[medium(name, image, parts.config) for name, image in parts.images.items()],
         rom=parts.rom,
         option_roms=dict(parts.option_roms),
     )
@@ -198,7 +209,7 @@ class Restorer:
             raise CheckpointError(f"{self._reader.path}: {what} is {saved} bytes there and {own} bytes here")
 
     def _check_media(self) -> None:
-        images = self._parts.drives_open
+        images = self._parts.images
         saved = {each.drive: each for each in self._contents.media}
         for name in saved.keys() | images.keys():
             if name not in images or name not in saved:
@@ -222,7 +233,7 @@ class Restorer:
             raise CheckpointError(f"{self._reader.path}: the CPU's state does not fit: {error}") from error
         with mapped(parts.ram_fd) as memory:
             unpack(self._extents, memory)
-        for name, chip in reversed(parts.devices.items()):
+        for name, chip in reversed(list(parts.devices.items())):
             chip.restore(self._states[name])
         if elapsed_s:
             parts.devices["rtc"].advance(elapsed_s)
@@ -249,6 +260,13 @@ def read(path: Path) -> tuple[Reader, Contents]:
     except BaseException:
         reader.close()
         raise
+
+
+def listed(path: Path) -> Contents:
+    """What a checkpoint says of its machine; nothing else of the file is looked at."""
+    with Reader(path, only="machine") as reader:
+        found: Contents = reader.record("machine", Contents)
+        return found
 
 
 def elapsed(contents: Contents, policy: str) -> int:

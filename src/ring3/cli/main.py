@@ -14,6 +14,8 @@ from ring3.errors import ConfigError, EngineError, VmError
 
 VERBS = {                               # verb -> its one-line help; the module is ring3.cli.<verb>
     "attach": "Show the screen in this terminal.",
+    "checkpoint": "Save a running machine.",
+    "checkpoints": "List or remove a machine's checkpoints.",
     "config": "Print a machine's description.",
     "disk": "Make, look at and change disk images.",
     "doctor": "Say what of this host Ring3 can use, and what is missing.",
@@ -26,6 +28,7 @@ VERBS = {                               # verb -> its one-line help; the module 
     "press": "Press keys by name.",
     "ps": "List the machines of this host.",
     "reset": "Press the reset button.",
+    "restore": "Go back to a checkpoint.",
     "resume": "Let a paused machine run on.",
     "rm": "Remove machines.",
     "run": "Boot a machine in this terminal.",

@@ -116,7 +116,8 @@ class Session:
             # With a serial port in this terminal, that is the console.
             auto = "none" if "stdio" in config.serial_ports else auto_kind(os.environ)
             name = self.hosted.name if self.hosted is not None else stem(config)
-            self.machine = Machine(config, name=name, menu=menu, auto_display=auto)
+            saved = self.hosted.directory.checkpoints if self.hosted is not None else None
+            self.machine = Machine(config, name=name, menu=menu, auto_display=auto, checkpoints=saved)
         except BaseException as error:
             self.finish(error)
             raise

@@ -5,6 +5,7 @@
     control.sock   the control socket of a running machine
     state.json     process and start of the last run, and how it ended
     log            what its processes had to say
+    checkpoints/   TAG.ring3 for each (ring3.checkpoint)
     once           is there if the machine was made for one run: the directory goes when that ends well
 
 A directory can be copied with `cp -a`.  Nothing in it needs a hand after a crash or a kill: whether a machine
@@ -22,11 +23,13 @@ from pathlib import Path
 
 import msgspec
 
+from ring3.checkpoint.format import SUFFIX
 from ring3.config import MachineConfig, text, toml
 from ring3.control import lock
 from ring3.errors import ConfigError, HostError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
 LOG_BYTES = 1 << 20                     # a log longer than this is put aside at the next start
 
 
@@ -67,6 +70,7 @@ class Directory:
         self.state_file = path / "state.json"
         self.log_file = path / "log"
         self.once_file = path / "once"
+        self.checkpoints = path / "checkpoints"
 
     @property
     def exists(self) -> bool:
@@ -101,6 +105,27 @@ class Directory:
 
     def config(self) -> MachineConfig:
         return toml.load(self.config_file)
+
+    def keep(self) -> None:
+        """It stays though it was made for one run: somebody wants it again."""
+        with host_errors(self.path):
+            self.once_file.unlink(missing_ok=True)
+
+    def saved(self) -> list[Path]:
+        """Its checkpoints, the oldest first."""
+        with host_errors(self.path):
+            found = list(self.checkpoints.glob(f"[!.]*{SUFFIX}")) if self.checkpoints.is_dir() else []
+            return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+
+    def checkpoint(self, tag: str) -> Path:
+        """The file of a checkpoint that is there."""
+        path = self.checkpoints / f"{tag}{SUFFIX}"
+        tags = [each.stem for each in self.saved()]
+        if tag not in tags:
+            none = f"; there are none: ring3 checkpoint {self.name} {tag}"
+            hint = text.nearest(tag, tags) if tags else none
+            raise ConfigError(f"{self.name} has no checkpoint {tag}{hint}")
+        return path
 
     def write_state(self, state: State) -> None:
         with host_errors(self.path):

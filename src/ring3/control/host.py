@@ -14,6 +14,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -109,11 +111,18 @@ def ending_of(end: Result | BaseException) -> Ending:
     return Ending(end.reason.value, time.time(), end.code, str(end.error or ""))
 
 
-def run(directory: Directory, config: MachineConfig, tell: "Teller") -> None:
+class Saved(msgspec.Struct):
+    """The checkpoint that a run goes on from."""
+
+    path: str
+    clock: str = "keep"
+    engine: str | None = None
+
+
+def run(directory: Directory, build: Callable[[], Machine], tell: "Teller") -> None:
     """One run of a machine in the background."""
     with Hosted(directory) as hosted:
-        config = with_own_files(directory, config)
-        machine = Machine(config, name=hosted.name, auto_display="browser")
+        machine = build()
         with_signals(machine)
         hosted.serve(machine)
         try:
@@ -127,6 +136,24 @@ def run(directory: Directory, config: MachineConfig, tell: "Teller") -> None:
         except BaseException as error:
             hosted.finish(error)
             raise
+
+
+def new_machine(directory: Directory, config: MachineConfig) -> Machine:
+    config = with_own_files(directory, config)
+    return Machine(config, name=directory.name, auto_display="browser", checkpoints=directory.checkpoints)
+
+
+def saved_machine(directory: Directory, saved: Saved) -> Machine:
+    """Without the terminal that it may have had."""
+    return Machine.restored(
+        saved.path,
+        clock=saved.clock,
+        engine=saved.engine,
+        name=directory.name,
+        auto_display="browser",
+        checkpoints=directory.checkpoints,
+        without_terminal=True,
+    )
 
 
 def with_own_files(directory: Directory, config: MachineConfig) -> MachineConfig:
@@ -162,14 +189,19 @@ class Teller:
                 pipe.write(msgspec.json.encode(report) + b"\n")
 
 
-def main(path: str, fd: str) -> int:
+def main(path: str, fd: str, saved: str | None = None) -> int:
+    """`saved`: a Saved as JSON, and standard input says nothing."""
     directory = Directory(Path(path))
     tell = Teller(int(fd))
     started = time.strftime("%Y-%m-%d %H:%M:%S")
     print(f"--- {started}: process {os.getpid()}", flush=True)
     try:
-        config = toml.loads(sys.stdin.read(), directory.name, directory.path)
-        run(directory, config, tell)
+        if saved is not None:
+            build = partial(saved_machine, directory, msgspec.json.decode(saved, type=Saved))
+        else:
+            config = toml.loads(sys.stdin.read(), directory.name, directory.path)
+            build = partial(new_machine, directory, config)
+        run(directory, build, tell)
     except VmError as error:
         print(f"ring3: {error}", getattr(error, "report", ""), flush=True)
         tell(Report(str(error), kind_of(error)))

@@ -20,6 +20,7 @@ from ring3.control.protocol import WAIT_MAX_S, RpcError
 from ring3.result import Result
 
 if TYPE_CHECKING:
+    from ring3.control.home import Directory
     from ring3.machine import Machine
 
 READ_MAX = 256 << 10                    # bytes of serial output in one answer
@@ -39,6 +40,7 @@ class Host(Protocol):
     pid: int
     started_unix_s: float
     machine: "Machine"
+    directory: "Directory"
     ended: "asyncio.Future[Result | BaseException]"
 
 
@@ -186,6 +188,19 @@ class Eject(Params):
     force: bool = False
 
 
+Tag = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+
+
+class Checkpoint(Params):
+    tag: Tag
+    compress: bool = False
+
+
+class Restore(Params):
+    tag: Tag
+    clock: Literal["keep", "host"] = "keep"
+
+
 # --- machine ---
 
 
@@ -240,6 +255,17 @@ async def wait(session: Session, params: Wait) -> dict[str, Any] | None:
     if isinstance(end, BaseException):
         return {"reason": "error", "code": None, "report": "", "error": str(end)}
     return {"reason": end.reason.value, "code": end.code, "report": end.report, "error": None}
+
+
+def checkpoint(session: Session, params: Checkpoint) -> dict[str, Any]:
+    """The machine's directory stays now, though it was made for one run."""
+    path = session.machine.checkpoint(params.tag, compress=params.compress)
+    session.host.directory.keep()
+    return {"path": str(path), "size_bytes": path.stat().st_size}
+
+
+def restore(session: Session, params: Restore) -> None:
+    session.machine.restore(params.tag, clock=params.clock)
 
 
 def open_console(session: Session, params: OpenConsole) -> str:
@@ -404,6 +430,8 @@ METHODS: dict[str, tuple[type[Params], Callable[[Session, Any], Any]]] = {
     "machine.stats": (Nothing, stats),
     "machine.wait": (Wait, wait),
     "machine.open_console": (OpenConsole, open_console),
+    "machine.checkpoint": (Checkpoint, checkpoint),
+    "machine.restore": (Restore, restore),
     "machine.insert": (Insert, insert),
     "machine.eject": (Eject, eject),
     "screen.text": (ScreenText, screen_text),

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 SEND_BYTES = 32_768                     # of serial input in one message
 TRY_AGAIN_S = 0.05                      # for a guest that doesn't read its port
 WATCH_S = 10.0                          # of one request for changes
+CHECKPOINT_S = 600.0                    # … and `checkpoint` and `restore`, for the host's disk
 STOP_S = 30.0                           # the longest `stop` waits for the process to go
 
 
@@ -279,6 +280,15 @@ class RemoteMachine:
     def stats(self) -> dict[str, Any]:
         found: dict[str, Any] = self.client.call("machine.stats")
         return found
+
+    def checkpoint(self, tag: str, *, compress: bool = False) -> Path:
+        """Saves all of it; returns where."""
+        options = {"tag": tag, "compress": compress}
+        return Path(self.client.call("machine.checkpoint", within_s=CHECKPOINT_S, **options)["path"])
+
+    def restore(self, tag: str, *, clock: str = "keep") -> None:
+        """Goes back to a checkpoint of this machine, in its process."""
+        self.client.call("machine.restore", within_s=CHECKPOINT_S, tag=tag, clock=clock)
 
     def open_console(self, kind: str = "browser", **options: Any) -> str:
         """Opens one more console there; where it can be reached.  Options: as DisplayConfig."""

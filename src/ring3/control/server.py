@@ -184,7 +184,7 @@ def as_failure(error: Exception) -> RpcError:
             return error
         case errors.ConfigError():
             return RpcError(protocol.BAD_INPUT, str(error))
-        case errors.HostError():
+        case errors.HostError() | errors.CheckpointError():
             return RpcError(protocol.HOST_REFUSED, str(error))
         case TimeoutError():
             return RpcError(protocol.TIMED_OUT, str(error) or "the guest did not answer in time")

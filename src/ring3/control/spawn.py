@@ -49,19 +49,39 @@ def spawn(directory: Directory, config: MachineConfig) -> Report:
     if directory.running:
         raise ConfigError(f"{directory.name} runs already")
     check_terminal(config)
+    return _spawn(directory, [], toml.dumps(config))
+
+
+def restore(name: str, tag: str, *, clock: str = "keep", engine: str | None = None) -> RemoteMachine:
+    """Goes back to a checkpoint: in its process if the machine runs, else it is started from there."""
+    directory = home.existing(name)
+    path = directory.checkpoint(tag)
+    if not directory.running:
+        saved = {"path": str(path), "clock": clock, "engine": engine}
+        _spawn(directory, [msgspec.json.encode(saved).decode()], "")
+        return RemoteMachine(name)
+    if engine is not None:
+        raise ConfigError(f"engine: {name} runs: stop it first, to restore it under another one")
+    machine = RemoteMachine(name)
+    machine.restore(tag, clock=clock)
+    return machine
+
+
+def _spawn(directory: Directory, arguments: list[str], source: str) -> Report:
+    """`source`: standard input of ring3.control.host, and its further arguments."""
     read_end, write_end = os.pipe()
     try:
         log = directory.open_log()
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", "ring3.control.host", str(directory.path), str(write_end)],
+                [sys.executable, "-m", "ring3.control.host", str(directory.path), str(write_end), *arguments],
                 stdin=subprocess.PIPE, stdout=log, stderr=log, pass_fds=(write_end,), start_new_session=True)
         finally:
             os.close(log)
             os.close(write_end)
         assert process.stdin is not None
         with process.stdin:
-            process.stdin.write(toml.dumps(config).encode())
+            process.stdin.write(source.encode())
         with os.fdopen(read_end, "rb", closefd=False) as pipe:
             line = pipe.readline()
     except OSError as error:
