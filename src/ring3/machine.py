@@ -430,7 +430,7 @@ class Machine:
 
     @contextmanager
     def _standing(self) -> Iterator[None]:
-        """The guest stands, nothing is under way in its drives, and it runs on after that if it did before."""
+        """The guest stands, nothing is under way in its drives, and it runs on afterwards if it ran."""
         ran = not self._want_pause
         self.pause()
         try:

@@ -206,16 +206,7 @@ pub fn get<'py>(py: Python<'py>, saved: &Snapshot) -> PyResult<Bound<'py, PyDict
         gpr: cpu.gpr,
         rip: cpu.rip,
         rflags: cpu.rflags,
-        segments: [
-            es,
-            cs,
-            ss,
-            ds,
-            fs,
-            gs,
-            segment(&cpu.ldtr),
-            segment(&cpu.tr),
-        ],
+        segments: [es, cs, ss, ds, fs, gs, segment(&cpu.ldtr), segment(&cpu.tr)],
         gdtr: (cpu.gdtr.base, cpu.gdtr.limit),
         idtr: (cpu.idtr.base, cpu.idtr.limit),
         cr: [cpu.cr0, cpu.cr2, cpu.cr3, cpu.cr4],
@@ -361,9 +352,7 @@ pub fn set(record: &Bound<'_, PyDict>) -> PyResult<Snapshot> {
     Ok(Snapshot {
         cpu,
         tsc: r.tsc,
-        count_left: apic
-            .count_left_ns
-            .map(|ns| scaled(ns, tsc_hz(), NS_PER_S)),
+        count_left: apic.count_left_ns.map(|ns| scaled(ns, tsc_hz(), NS_PER_S)),
         apic: apic_in(apic),
         nmi: r.nmi,
         init: r.init,
