@@ -39,7 +39,7 @@ class FakeVideoMemory:
         self.views.pop(base, None)
 
     def set_registers(self, misc_output, sequencer, graphics, bank):
-        self.registers = (misc_output, sequencer, graphics, bank)
+        self.registers = (misc_output, bytes(sequencer), bytes(graphics), bank)
 
     def signal(self):
         self.signals += 1

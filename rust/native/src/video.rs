@@ -7,6 +7,7 @@ use engine::pixels::{self, Area, COLORS, Font, Format, Picture, Vram};
 use engine::vga::{Registers, WINDOW_BYTES, Window};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 use std::sync::Arc;
 use std::time::Duration;
@@ -274,11 +275,17 @@ impl VideoMemory {
         self.vcpus.attend();
     }
 
-    fn set_registers(&self, misc_output: u8, sequencer: &[u8], graphics: &[u8], bank: u32) {
+    fn set_registers(
+        &self,
+        misc_output: u8,
+        sequencer: PyBackedBytes,
+        graphics: PyBackedBytes,
+        bank: u32,
+    ) {
         self.window.set_registers(Registers {
             misc_output,
-            sequencer: registers(sequencer),
-            graphics: registers(graphics),
+            sequencer: registers(&sequencer),
+            graphics: registers(&graphics),
             bank,
         });
     }

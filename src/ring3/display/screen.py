@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 GATHER_S = 0.002                        # from the first change to the look at it: drawing comes in bursts
-INTERVAL_S = 0.012                      # the shortest time between two looks
+INTERVAL_S = 0.015                      # the shortest time between two looks
 
 
 @dataclass(frozen=True, slots=True)

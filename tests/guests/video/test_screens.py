@@ -77,3 +77,11 @@ def test_a_guest_that_redraws_1024x768_at_30_frames_a_second_is_seen_at_25(tmp_p
         unwatch()
         drawn = len(console.output) - before
     assert len(colors) >= drawn * 25 / 30
+
+
+def test_an_installer_on_the_kernels_console_is_read_with_its_frames():
+    """With little memory it stays on that console instead of drawing in a font of its own."""
+    linux, initrd = image("linux-installer-amd64"), image("initrd-installer-amd64.gz")
+    with Machine(kernel=linux, initrd=initrd, append="quiet", memory="512M") as machine:
+        machine.screen.wait("│ +Entering low memory mode +│", regex=True, timeout_s=BOOT_TIMEOUT_S)
+        assert "<Continue>" in machine.screen.text()

@@ -31,7 +31,9 @@ class VideoMemory(Protocol):
 
     def unmap_view(self, base: int) -> None: ...
 
-    def set_registers(self, misc_output: int, sequencer: bytes, graphics: bytes, bank: int) -> None:
+    def set_registers(
+        self, misc_output: int, sequencer: bytes | bytearray, graphics: bytes | bytearray, bank: int
+    ) -> None:
         """What the window's data path goes by; `bank`: bytes."""
         ...
 

@@ -13,7 +13,7 @@ display skew, shift register loads every second or fourth clock, the horizontal 
 inside the display.  Text and graphics blink at the frame rate's 16th and 32nd part.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ring3 import trace
@@ -85,6 +85,10 @@ CRTC_REGISTERS = 25
 # Font addresses in plane 2 by number (character map select).
 FONTS = (0x0000, 0x4000, 0x8000, 0xC000, 0x2000, 0x6000, 0xA000, 0xE000)
 
+# What the data path is like while the extension has a frame buffer.
+LINEAR_SEQUENCER = bytes((3, 1, 15, 0, MemoryMode.EXTENDED | MemoryMode.SEQUENTIAL | MemoryMode.CHAIN4))
+LINEAR_GRAPHICS = bytes((0, 0, 0, 0, 0, GfxMode.COLOR_256, 5, 15, 0xFF))
+
 LINEAR_FORMATS = {
     8: Format.LINEAR8,
     15: Format.LINEAR15,
@@ -141,6 +145,21 @@ class Vga:
         self.changed_at_all = True      # everything may look different; whoever looks clears it
         self.text_font: tuple[int, bytes] | None = None     # height, glyphs: of the last text mode
         self.dispi = Dispi(memory.size_bytes, self._extension_changed)
+        self._frame_buffer = False      # the extension has the memory: linear through the window too
+        # By offset, because guests write some of these for every byte they draw.
+        self._writers = {
+            0x10: self._write_attribute,
+            0x12: self._write_misc_output,
+            0x13: self._write_enable,
+            0x14: self._write_sequencer_index,
+            0x15: self._write_sequencer,
+            0x16: self._write_dac_mask,
+            0x17: self._write_dac_read_index,
+            0x18: self._write_dac_write_index,
+            0x19: self._write_dac,
+            0x1E: self._write_graphics_index,
+            0x1F: self._write_graphics,
+        }
 
     @property
     def state(self) -> State:
@@ -163,8 +182,12 @@ class Vga:
         return value
 
     def write(self, offset: int, value: int, size: int) -> None:
-        for byte in range(size):
-            self._write(offset + byte, value >> 8 * byte & 0xFF)
+        self._write(offset, value & 0xFF)
+        if size == 2:                   # an index and its data, mostly
+            self._write(offset + 1, value >> 8)
+        elif size == 4:
+            self.write(offset + 1, value >> 8 & 0xFFFF, 2)
+            self._write(offset + 3, value >> 24)
 
     def _read(self, offset: int) -> int:
         s = self._state
@@ -218,35 +241,37 @@ class Vga:
         return bool(self._state.misc_output & Misc.COLOR) == (offset >= 0x20)
 
     def _write(self, offset: int, value: int) -> None:
+        write = self._writers.get(offset)
+        if write is None:
+            self._write_crtc_ports(offset, value)
+        else:
+            write(value)
+
+    def _write_misc_output(self, value: int) -> None:
+        self._state.misc_output = value
+        self._timing = None
+        self._registers_changed()
+
+    def _write_enable(self, value: int) -> None:
+        self._state.enable = value & 1
+
+    def _write_sequencer_index(self, value: int) -> None:
+        self._state.sequencer_index = value & 7
+
+    def _write_graphics_index(self, value: int) -> None:
+        self._state.graphics_index = value & 0xF
+
+    def _write_dac_mask(self, value: int) -> None:
+        self._state.dac_mask = value
+        self._changed()
+
+    def _write_dac_read_index(self, value: int) -> None:
         s = self._state
-        match offset:
-            case 0x10:
-                self._write_attribute(value)
-            case 0x12:
-                s.misc_output = value
-                self._timing = None
-                self._registers_changed()
-            case 0x13:
-                s.enable = value & 1
-            case 0x14:
-                s.sequencer_index = value & 7
-            case 0x15:
-                self._write_sequencer(value)
-            case 0x16:
-                s.dac_mask = value
-                self._changed()
-            case 0x17:
-                s.dac_read_index, s.dac_reading, s.dac_component = value, True, 0
-            case 0x18:
-                s.dac_write_index, s.dac_reading, s.dac_component = value, False, 0
-            case 0x19:
-                self._write_dac(value)
-            case 0x1E:
-                s.graphics_index = value & 0xF
-            case 0x1F:
-                self._write_graphics(value)
-            case _:
-                self._write_crtc_ports(offset, value)
+        s.dac_read_index, s.dac_reading, s.dac_component = value, True, 0
+
+    def _write_dac_write_index(self, value: int) -> None:
+        s = self._state
+        s.dac_write_index, s.dac_reading, s.dac_component = value, False, 0
 
     def _write_crtc_ports(self, offset: int, value: int) -> None:
         s = self._state
@@ -360,20 +385,19 @@ class Vga:
     def _extension_changed(self, clear: bool) -> None:
         if clear:
             self.memory.clear(0, self.dispi.visible_bytes)
+        self._frame_buffer = self.dispi.enabled and self.dispi.depth >= 8
         self._registers_changed()
 
     def _path_changed(self) -> None:
         """Tells native code how the CPU reaches video memory."""
         s = self._state
-        sequencer, graphics = bytes(s.sequencer), bytes(s.graphics)
-        if self.dispi.enabled and self.dispi.depth >= 8:
-            # Frame buffers are linear through the window too, whatever the VGA's registers say.
-            sequencer = bytes((3, 1, 15, 0, MemoryMode.EXTENDED | MemoryMode.SEQUENTIAL | MemoryMode.CHAIN4))
-            graphics = bytes((0, 0, 0, 0, 0, GfxMode.COLOR_256, 5, 15, 0xFF))
+        sequencer = LINEAR_SEQUENCER if self._frame_buffer else s.sequencer
+        graphics = LINEAR_GRAPHICS if self._frame_buffer else s.graphics
         self.memory.set_registers(s.misc_output, sequencer, graphics, self.dispi.bank_bytes)
-        self._move_view(self._linear_bytes(sequencer, graphics))
+        if self._view is not None or sequencer[Seq.MEMORY_MODE] & MemoryMode.CHAIN4:
+            self._move_view(self._linear_bytes(sequencer, graphics))
 
-    def _linear_bytes(self, sequencer: bytes, graphics: bytes) -> int:
+    def _linear_bytes(self, sequencer: Sequence[int], graphics: Sequence[int]) -> int:
         """How much of the window is plain memory now."""
         path = (sequencer[Seq.MAP_MASK], graphics[Gfx.ENABLE_SET_RESET], graphics[Gfx.DATA_ROTATE])
         mode = graphics[Gfx.MODE] & (GfxMode.WRITE | GfxMode.READ)
