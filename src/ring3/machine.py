@@ -403,10 +403,11 @@ class Machine:
 
     @classmethod
     def restored(cls, path: str | os.PathLike[str], *, clock: str = "keep", engine: str | None = None,
-                 without_terminal: bool = False, **options: Any) -> "Machine":
+                 without_terminal: bool = False, as_copy: bool = False, **options: Any) -> "Machine":
         """A new machine out of a checkpoint; `start` lets it go on.
 
         `engine`: another one than it had.  `without_terminal`: lines and displays there come to nothing.
+        `as_copy`: nor does it touch a place of the host that only one machine can have.
         Options are those of Machine, and settings of the host's side: `serial`, `display`, `audio`, …
         """
         with Saved(Path(path), clock) as saved:
@@ -416,6 +417,8 @@ class Machine:
             config = checkpoint.config_of(saved.contents, given)
             if without_terminal:
                 config = away_from_terminal(config)
+            if as_copy:
+                config = away_from_places(config)
             options.setdefault("name", saved.contents.name)
             return cls(config, saved=saved, **options)
 
@@ -663,6 +666,19 @@ def away_from_terminal(config: MachineConfig) -> MachineConfig:
     lines = tuple("memory" if line == "stdio" else line for line in config.serial_ports)
     displays = tuple(display for display in config.displays if display.kind != "terminal")
     return replace(config, {"serial": lines, "display": displays or ("none",)})
+
+
+def away_from_places(config: MachineConfig) -> MachineConfig:
+    """Lines to files and sockets go to memory, print and sound nowhere; displays have their own place."""
+    def own(lines: list[Any]) -> tuple[Any, ...]:
+        return tuple(line if line in ("memory", "none", "pty") else "memory" for line in lines)
+
+    printers = tuple(line if line == "none" else "file:/dev/null" for line in config.parallel_ports)
+    displays = tuple(display for display in config.displays if not display.address)
+    changes = {"serial": own(config.serial_ports), "virtio_console": own(config.virtio_consoles),
+               "parallel": printers, "audio": "none", "firmware_log": "none",
+               "display": displays or ("none",)}
+    return replace(config, changes)
 
 
 def import_native() -> Any:

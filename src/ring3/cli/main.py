@@ -20,6 +20,7 @@ VERBS = {                               # verb -> its one-line help; the module 
     "disk": "Make, look at and change disk images.",
     "doctor": "Say what of this host Ring3 can use, and what is missing.",
     "eject": "Take a CD or diskette out of a drive.",
+    "fork": "Make copies of a running machine.",
     "insert": "Put a CD or diskette into a drive.",
     "logs": "Print what a machine's processes had to say.",
     "mouse": "Point, and click.",

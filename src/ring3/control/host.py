@@ -117,6 +117,7 @@ class Saved(msgspec.Struct):
     path: str
     clock: str = "keep"
     engine: str | None = None
+    fork: bool = False                  # of a machine that runs on
 
 
 def run(directory: Directory, build: Callable[[], Machine], tell: "Teller") -> None:
@@ -153,6 +154,7 @@ def saved_machine(directory: Directory, saved: Saved) -> Machine:
         auto_display="browser",
         checkpoints=directory.checkpoints,
         without_terminal=True,
+        as_copy=saved.fork,
     )
 
 

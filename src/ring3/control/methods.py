@@ -194,6 +194,7 @@ Tag = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 class Checkpoint(Params):
     tag: Tag
     compress: bool = False
+    keep: bool = True                   # the machine's directory, though it was made for one run
 
 
 class Restore(Params):
@@ -258,9 +259,9 @@ async def wait(session: Session, params: Wait) -> dict[str, Any] | None:
 
 
 def checkpoint(session: Session, params: Checkpoint) -> dict[str, Any]:
-    """The machine's directory stays now, though it was made for one run."""
     path = session.machine.checkpoint(params.tag, compress=params.compress)
-    session.host.directory.keep()
+    if params.keep:
+        session.host.directory.keep()
     return {"path": str(path), "size_bytes": path.stat().st_size}
 
 

@@ -281,14 +281,20 @@ class RemoteMachine:
         found: dict[str, Any] = self.client.call("machine.stats")
         return found
 
-    def checkpoint(self, tag: str, *, compress: bool = False) -> Path:
-        """Saves all of it; returns where."""
-        options = {"tag": tag, "compress": compress}
+    def checkpoint(self, tag: str, *, compress: bool = False, keep: bool = True) -> Path:
+        """Saves all of it; returns where.  `keep`: a machine made for one run stays from then on."""
+        options: dict[str, Any] = {"tag": tag, "compress": compress, "keep": keep}
         return Path(self.client.call("machine.checkpoint", within_s=CHECKPOINT_S, **options)["path"])
 
     def restore(self, tag: str, *, clock: str = "keep") -> None:
         """Goes back to a checkpoint of this machine, in its process."""
         self.client.call("machine.restore", within_s=CHECKPOINT_S, tag=tag, clock=clock)
+
+    def fork(self, count: int = 1) -> "list[RemoteMachine]":
+        """So many copies of it that run; it runs on (ring3.control.spawn.fork)."""
+        from ring3.control import spawn  # here: it imports this module
+
+        return spawn.fork(self.name, count)
 
     def open_console(self, kind: str = "browser", **options: Any) -> str:
         """Opens one more console there; where it can be reached.  Options: as DisplayConfig."""

@@ -13,7 +13,7 @@ from ring3.config import MachineConfig, configure, replace, toml
 from ring3.control import home
 from ring3.control.home import Directory, Report
 from ring3.control.remote import RemoteMachine
-from ring3.errors import ConfigError, EngineError, HostError
+from ring3.errors import ConfigError, EngineError, HostError, VmError
 
 KINDS = {"config": ConfigError, "engine": EngineError}
 
@@ -65,6 +65,45 @@ def restore(name: str, tag: str, *, clock: str = "keep", engine: str | None = No
     machine = RemoteMachine(name)
     machine.restore(tag, clock=clock)
     return machine
+
+
+def fork(name: str, count: int = 1) -> list[RemoteMachine]:
+    """Copies of a machine that runs, which runs on: each with a directory and a process of its own.
+
+    They are made for one run, as by `ring3 start` without `new`.
+    """
+    if count < 1:
+        raise ConfigError(f"count: {count} copies make no sense: give 1 or more")
+    parent = RemoteMachine(name)
+    config = parent.config
+    if config.uefi_variables:
+        raise ConfigError(f"{name}: copies would share the file of its UEFI variables: it can't be forked")
+    path = parent.checkpoint(f"fork-{os.getpid()}", keep=False)
+    made: list[RemoteMachine] = []
+    try:
+        for _ in range(count):
+            made.append(_copy(name, config, path))
+    except BaseException:
+        for each in made:
+            each.stop()
+        raise
+    finally:
+        path.unlink(missing_ok=True)    # each copy has read it
+        parent.close()
+    return made
+
+
+def _copy(name: str, config: MachineConfig, path: Path) -> RemoteMachine:
+    directory = next(home.unused(f"{name}-fork"))
+    directory.create(config, once=True)
+    saved = msgspec.json.encode({"path": str(path), "fork": True}).decode()
+    try:
+        _spawn(directory, [saved], "")
+    except VmError:
+        if not directory.running:
+            directory.remove()
+        raise
+    return RemoteMachine(directory.name)
 
 
 def _spawn(directory: Directory, arguments: list[str], source: str) -> Report:
