@@ -28,6 +28,14 @@ class Ram:
         if address < end:
             self.data[address:end] = data[: end - address]
 
+    def scatter(self, regions, data):
+        for address, length in regions:
+            self.write(address, data[:length])
+            data = data[length:]
+
+    def gather(self, regions):
+        return b"".join(self.read(*region) for region in regions)
+
 
 class FakeVm:
     def __init__(self, ram_bytes, low_ram_bytes):
@@ -50,6 +58,14 @@ class FakeVm:
 
     def search_ram(self, needle, most):
         return []
+
+    def scatter_physical(self, regions, data):
+        for address, length in regions:
+            self.write_physical(address, data[:length])
+            data = data[length:]
+
+    def gather_physical(self, regions):
+        return b"".join(self.read_physical(*region) for region in regions)
 
     def map_ports(self, first, count, read, write, *, width=1, blocks=None):
         for port in range(first, first + count):

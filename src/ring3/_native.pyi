@@ -36,6 +36,10 @@ class Vm:
         """As a DMA write does: translated code there is dropped, ROM and holes ignore it."""
     def search_ram(self, needle: bytes, most: int) -> list[int]:
         """Guest-physical addresses of RAM with these bytes, the first `most`; drops the GIL."""
+    def scatter_physical(self, regions: list[tuple[int, int]], data: bytes) -> None:
+        """`write_physical` of `data`, piece by piece, into the regions (address, bytes)."""
+    def gather_physical(self, regions: list[tuple[int, int]]) -> bytes:
+        """`read_physical` of the regions (address, bytes), one after the other; at most 1 GiB together."""
     def map_ports(
         self, first: int, count: int, read: Any, write: Any, *, width: int = 1,
         blocks: tuple[BlockRead, BlockWrite] | None = None,

@@ -283,3 +283,11 @@ def test_a_block_of_another_length_is_our_bug_and_reads_as_ones() -> None:
     assert vcpu.run() == Exit.HALT
     assert len(errors) == 1
     assert vm.read_physical(0x2000, 16) == b"\xff" * 16
+
+
+def test_memory_is_scattered_and_gathered_over_regions() -> None:
+    vm = Vm(MIB, MIB)
+    vm.scatter_physical([(0x2000, 2), (0x1FFE, 2), (1 << 63, 1), (0x3000, 9)], b"abcdefgh")
+    assert vm.read_physical(0x1FFE, 4) == b"cdab"
+    assert vm.read_physical(0x3000, 4) == b"fgh\0"
+    assert vm.gather_physical([(0x2000, 2), (MIB, 2), (0x3000, 1)]) == b"ab\xff\xfff"

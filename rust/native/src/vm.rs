@@ -198,6 +198,42 @@ impl Vm {
         Ok(())
     }
 
+    /// `data` piece by piece into the regions (address, bytes), as far as both reach.
+    fn scatter_physical(&self, regions: Vec<(u64, usize)>, data: &[u8]) {
+        let mut rest = data;
+        for (address, length) in regions {
+            let Some((piece, after)) = rest.split_at_checked(length.min(rest.len())) else {
+                return;
+            };
+            self.store(address & (PHYSICAL_END - 1), piece);
+            rest = after;
+        }
+    }
+
+    /// What the regions (address, bytes) hold, one after the other.
+    fn gather_physical<'py>(
+        &self,
+        py: Python<'py>,
+        regions: Vec<(u64, usize)>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let total = regions.iter().map(|(_, length)| length).sum();
+        PyBytes::new_with(py, total, |out| {
+            let io = &self.engine.io;
+            let mut rest = out;
+            for (address, length) in regions {
+                let Some((piece, after)) = rest.split_at_mut_checked(length) else {
+                    break;
+                };
+                let memory = &self.engine.memory;
+                memory.read(address & (PHYSICAL_END - 1), piece, |page| {
+                    io.page_has_mmio(page)
+                });
+                rest = after;
+            }
+            Ok(())
+        })
+    }
+
     fn search_ram(&self, py: Python<'_>, needle: &[u8], most: usize) -> Vec<u64> {
         let needle = needle.to_vec();
         py.detach(|| self.engine.memory.search(&needle, most))

@@ -27,6 +27,12 @@ class Memory(Protocol):
 
     def write(self, address: int, data: bytes | memoryview) -> None: ...
 
+    def scatter(self, regions: list[tuple[int, int]], data: bytes) -> None:
+        """Writes `data` into the regions (address, bytes), which have room for it; one call for many."""
+
+    def gather(self, regions: list[tuple[int, int]]) -> bytes:
+        """What the regions hold, one after the other."""
+
 
 @runtime_checkable
 class BlockFace(Protocol):

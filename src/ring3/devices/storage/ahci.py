@@ -122,28 +122,29 @@ class Transfer:
         self._regions: list[tuple[int, int]] = []       # in reverse
         self._parse(head[TABLE_BYTES:])
 
-    def write(self, data: bytes | memoryview) -> None:
-        view = memoryview(data)
-        while view:
-            region = self._region(len(view))
-            if region is None:
-                self.overflow = True
-                return
-            address, length = region
-            self.memory.write(address, data if length == len(data) else view[:length])
-            self.moved += length
-            view = view[length:]
+    def write(self, data: bytes) -> None:
+        regions = self._take(len(data))
+        if len(regions) == 1 and regions[0][1] == len(data):
+            self.memory.write(regions[0][0], data)
+        else:
+            self.memory.scatter(regions, data)
+        self.overflow |= sum(length for _, length in regions) < len(data)
 
     def read(self, length: int) -> bytes | None:
-        parts = []
+        data = self.memory.gather(self._take(length))
+        return data if len(data) == length else None
+
+    def _take(self, length: int) -> list[tuple[int, int]]:
+        """The memory of the next so many bytes; of fewer, where the table ends before."""
+        regions = []
         while length:
             region = self._region(length)
             if region is None:
-                return None
-            parts.append(self.memory.read(*region))
+                break
+            regions.append(region)
             self.moved += region[1]
             length -= region[1]
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return regions
 
     def _region(self, wanted: int) -> tuple[int, int] | None:
         """The next piece of memory, at most so long."""

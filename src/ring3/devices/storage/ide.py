@@ -11,6 +11,7 @@ Not modelled: time on the cable (a command ends as soon as the drive has answere
 guest changes while it runs.
 """
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,7 @@ STATUS, DEVICE, DATA = 7, 6, 0          # offsets in the command block
 IDETIM = 0x40                           # of the primary channel; the secondary's is at 42h
 IDE_DECODE = 0x8000
 BUS_MASTER_PORTS = 16
+ENTRIES_AT_ONCE = 64                    # descriptors
 
 
 class Control:  # device control register
@@ -69,6 +71,7 @@ class Channel:
         self.attached: list[Any] = []
         self.selected: Any = None
         self.state = ChannelState()
+        self._ahead: list[Any] = []     # descriptors read in advance, in reverse
         self.control = ControlFace(self)
         self.bus_master = BusMasterFace(self)
 
@@ -198,33 +201,17 @@ class Channel:
         return bool(running and device is self.selected and self.may_master())
 
     def dma_in(self, device: Any, tag: int, data: bytes) -> bool:
-        s = self.state
-        if not s.bm_command & Bmic.TO_MEMORY:
+        if not self.state.bm_command & Bmic.TO_MEMORY:
             return False
-        view = memoryview(data)
-        at = 0
-        while at < len(data):
-            if not s.left and not self._next_entry():
-                return False
-            part = min(s.left, len(data) - at)
-            self.memory.write(s.address, data if part == len(data) else view[at : at + part])
-            self._advance(part)
-            at += part
-        return True
+        regions = self._regions(len(data))
+        self.memory.scatter(regions, data)
+        return sum(length for _, length in regions) == len(data)
 
     def dma_out(self, device: Any, tag: int, length: int) -> bytes | None:
-        s = self.state
-        if s.bm_command & Bmic.TO_MEMORY:
+        if self.state.bm_command & Bmic.TO_MEMORY:
             return None
-        parts = []
-        while length:
-            if not s.left and not self._next_entry():
-                return None
-            part = min(s.left, length)
-            parts.append(self.memory.read(s.address, part))
-            self._advance(part)
-            length -= part
-        return b"".join(parts)
+        data = self.memory.gather(self._regions(length))
+        return data if len(data) == length else None
 
     def finished(self, device: Any) -> None:
         """The last entry used up: the bus master is done too; else it stays active (SFF-8038i §3.1)."""
@@ -241,27 +228,40 @@ class Channel:
 
     # --- the bus master ---
 
+    def _regions(self, length: int) -> list[tuple[int, int]]:
+        """Where the next so many bytes of the transfer are in memory; fewer, if the table ends before."""
+        s = self.state
+        regions = []
+        while length:
+            if not s.left and not self._next_entry():
+                break
+            part = min(s.left, length)
+            regions.append((s.address, part))
+            s.address = s.address + part & 0xFFFF_FFFF
+            s.left -= part
+            length -= part
+        return regions
+
     def _next_entry(self) -> bool:
         """Physical region descriptor: address, bytes (0 is 64 KiB), and in the last the top bit."""
         s = self.state
         if s.last or not s.bm_command & Bmic.START:
             s.bm_status &= ~Bmis.ACTIVE
             return False
-        entry = self.memory.read(s.next_entry, 8)
-        s.address = int.from_bytes(entry[:4], "little") & 0xFFFF_FFFE
-        s.left = int.from_bytes(entry[4:6], "little") & 0xFFFE or 0x1_0000
-        s.last = bool(entry[7] & 0x80)
+        if not self._ahead:
+            table = self.memory.read(s.next_entry, 8 * ENTRIES_AT_ONCE)
+            self._ahead = list(struct.iter_unpack("<II", table))[::-1]
+        address, size = self._ahead.pop()
+        s.address = address & 0xFFFF_FFFE
+        s.left = size & 0xFFFE or 0x1_0000
+        s.last = bool(size & 0x8000_0000)
         s.next_entry = s.next_entry + 8 & 0xFFFF_FFFF
         return True
-
-    def _advance(self, count: int) -> None:
-        s = self.state
-        s.address = s.address + count & 0xFFFF_FFFF
-        s.left -= count
 
     def start_bus_master(self) -> None:
         s = self.state
         s.next_entry, s.left, s.last = s.bm_table, 0, False
+        self._ahead.clear()
         s.bm_status |= Bmis.ACTIVE
         device = self.selected
         if device is not None and device.wants_dma and self.dma_ready(device):
@@ -280,6 +280,7 @@ class Channel:
 
     def restore(self, state: ChannelState) -> None:
         self.state = state
+        self._ahead.clear()
         self._select()
 
 
