@@ -134,6 +134,7 @@ def open_slot(slot: Slot) -> Image:
         return open_disk(
             slot.path, slot.mode, read_only=read_only, format=known, snapshot=slot.snapshot or None,
             backing_anywhere=slot.backing_anywhere, cache=slot.cache,
+            partition=int(slot.partition) if slot.partition else None, force=slot.force,
         )
     image = open_image(slot.path, read_only=read_only, format="raw", setting=slot.KIND)
     if isinstance(slot, FloppyConfig) and medium_of(image.size_bytes) is None:

@@ -55,6 +55,8 @@ class DiskConfig(Drive):
     format: str = "auto"                # auto: what the file looks like
     mode: Mode = "persistent"
     cache: Cache = "writeback"
+    partition: str = ""                 # number of the one that the guest is to see
+    force: str = ""                     # words that have a device used though somebody else uses it
     snapshot: str = ""                  # an internal one of the image, to be read
     backing_anywhere: bool = False      # names in the image may lead out of its directory
 
@@ -62,6 +64,8 @@ class DiskConfig(Drive):
         super().__post_init__()
         if self.empty:
             raise ConfigError("disk: a disk can't be empty: give the path of an image")
+        if self.partition and not (self.partition.isascii() and self.partition.isdigit()):
+            raise ConfigError(f"disk: partition={self.partition} is no number: give one like partition=2")
         if self.mode != "persistent" and hasattr(self.path, "read"):
             raise ConfigError(f"disk: mode={self.mode} needs the path of an image, not an object")
 

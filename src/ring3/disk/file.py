@@ -46,7 +46,10 @@ class HostFile:
             raise
 
     def read(self, offset: int, length: int) -> bytes:
-        data = os.pread(self.fd, min(length, READ_MAX), offset)
+        try:
+            data = os.pread(self.fd, min(length, READ_MAX), offset)
+        except OverflowError:           # a damaged image's idea of where its data is
+            raise OSError(errno.EIO, f"the image is damaged: it refers to byte {offset}") from None
         if len(data) == length:
             return data
         parts = [data]

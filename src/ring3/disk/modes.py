@@ -22,11 +22,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from ring3.disk import qcow2
+from ring3.disk import device, qcow2
 from ring3.disk.extents import Extent, own
 from ring3.disk.file import HostFile
 from ring3.disk.fresh import Fresh, sync_directory
 from ring3.disk.image import Image
+from ring3.disk.partition import Partition
 from ring3.disk.probe import CHAIN_MAX, HEADER_BYTES, open_image
 from ring3.disk.qcow2 import check
 from ring3.disk.qcow2.header import Incompatible, parse
@@ -42,16 +43,17 @@ class Layers:
 
     def __init__(
         self, top: Image, path: Path, scratch: Fresh | None = None, cache: Cache = "writeback",
-        snapshot: str | None = None,
+        only: str = "", guard: int | None = None,
     ) -> None:
-        """`path`: the image's.  `scratch`: the nameless file that `top` is in.  `snapshot`: the image's that
-        is behind it."""
+        """`path`: the image's.  `scratch`: the nameless file that `top` is in.  `only`: what of the image is
+        shown, if not all.  `guard`: a descriptor that keeps others off, to be closed in the end."""
         self.path = path
         self.size_bytes = top.size_bytes
         self.read_only = top.read_only
         self._scratch = scratch
         self._cache = cache
-        self._snapshot = snapshot
+        self._only = only
+        self._guard = guard
         self._unsettled: list[Any] = []         # frozen, and not all on stable storage
         self._set_top(top)
 
@@ -84,8 +86,8 @@ class Layers:
         """
         if self.read_only:
             return self.path
-        if self._snapshot is not None:
-            raise HostError(f"{self.path} cannot be frozen: it shows an internal snapshot, {self._snapshot}")
+        if self._only:
+            raise HostError(f"{self.path} cannot be frozen: it shows only {self._only}")
         top, scratch = self.top, None
         try:
             if self._scratch is not None:
@@ -140,6 +142,9 @@ class Layers:
             self.top.close()            # with what is behind it
             if self._scratch is not None:
                 self._scratch.close()
+            guard, self._guard = self._guard, None
+            if guard is not None:
+                os.close(guard)
 
 
 def open_disk(
@@ -151,12 +156,17 @@ def open_disk(
     snapshot: str | None = None,
     backing_anywhere: bool = False,
     cache: Cache = "writeback",
+    partition: int | None = None,
+    force: str = "",
     setting: str = "disk",
 ) -> Layers:
     """The disk at `path` in a mode; the other arguments are those of `open_image`.
 
     `cache`: with "unsafe" the guest's flushes are not waited for, so a crash of the host may ruin the image.
+    `partition`: the only one that is shown.  `force`: words for devices that are in use (ring3.disk.device).
     """
+    if partition is not None and mode == "undoable":
+        raise ConfigError(f"{setting}: {path}: a partition is not undoable: give mode=nonpersistent")
     if read_only and mode != "persistent":
         raise ConfigError(f"{setting}: {path}: a disk that is only read has no mode: drop readonly or mode")
     if snapshot is not None and mode == "undoable":
@@ -165,26 +175,46 @@ def open_disk(
     if keep_path(path).exists():
         raise ConfigError(f"{setting}: keeping the changes of {path} was stopped: ring3 disk commit")
     undo = undo_path(path)
+    only = f"its snapshot {snapshot}" if snapshot is not None else ""
+    only = f"its partition {partition}" if partition is not None else only
     through_overlay = mode != "persistent" or undo.exists()
-    base = open_image(
-        path, read_only=read_only or through_overlay or snapshot is not None, format=format,
-        snapshot=snapshot, backing_anywhere=backing_anywhere, setting=setting,
-    )
-    opened = base
-    try:
+    if partition is not None and undo.exists():
+        raise ConfigError(f"{setting}: {path} has undecided changes: ring3 disk commit or discard it first")
+    base_read_only = read_only or through_overlay or snapshot is not None
+    with contextlib.ExitStack() as opened:
+        guard = device.claim(path, force, shared=base_read_only, setting=setting)
+        if guard is not None:
+            opened.callback(os.close, guard)
+        base = open_image(
+            path, read_only=base_read_only, format=format, snapshot=snapshot,
+            backing_anywhere=backing_anywhere, setting=setting,
+        )
+        opened.callback(base.close)
+        if partition is not None:
+            base = _partition(base, partition, path, setting)
         if mode == "undoable" and not undo.exists():
             make_undo(path, base, setting)
+        top = base
         if undo.exists() and snapshot is None:
             writes = mode != "nonpersistent" and not read_only
-            opened = open_overlay(undo, path, base, read_only=not writes, setting=setting)
-        if mode != "nonpersistent":
-            return Layers(opened, path, cache=cache)
-        scratch = Fresh(scratch_directory())
-        behind = undo if opened is not base else path
-        return Layers(new_overlay(opened, behind, scratch), path, scratch, "unsafe", snapshot)
-    except BaseException:
-        opened.close()
-        raise
+            top = open_overlay(undo, path, base, read_only=not writes, setting=setting)
+            opened.callback(top.close)
+        scratch = None
+        if mode == "nonpersistent":
+            scratch = Fresh(scratch_directory())
+            opened.callback(scratch.close)
+            top = new_overlay(top, path if top is base else undo, scratch)
+            cache = "unsafe"            # it ends with the process anyway
+        layers = Layers(top, path, scratch, cache, only, guard)
+        opened.pop_all()
+        return layers
+
+
+def _partition(image: Image, number: int, path: Path, setting: str) -> Partition:
+    try:
+        return Partition(image, number)
+    except ImageError as error:
+        raise ConfigError(f"{setting}: {path} {error}") from error
 
 
 def undo_path(path: Path) -> Path:
