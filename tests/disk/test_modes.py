@@ -181,6 +181,22 @@ def test_what_is_frozen_keeps_its_bytes(path, tmp_path, mode):
     check(frozen)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_frozen_can_lie_in_another_directory(path, tmp_path, content, mode):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    disk = open_disk(path, mode)
+    for number in range(3):
+        disk.write(0, b"before%d" % number)
+        disk.freeze(elsewhere / f"frozen{number}")
+    disk.close()
+    image = open_image(elsewhere / "frozen2", read_only=True, backing_anywhere=True)
+    assert image.read(0, SIZE) == b"before2" + content[7:]
+    image.close()
+    assert read(path, 0, 7) == (b"before2" if mode == "undoable" else content[:7])
+    check(elsewhere / "frozen0")
+
+
 def test_freezing_a_persistent_disk_freezes_its_image(path, tmp_path):
     disk = open_disk(path)
     disk.write(0, b"before")

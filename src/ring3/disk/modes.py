@@ -29,7 +29,7 @@ from ring3.disk.fresh import Fresh, sync_directory
 from ring3.disk.image import Image
 from ring3.disk.partition import Partition
 from ring3.disk.probe import CHAIN_MAX, HEADER_BYTES, open_image
-from ring3.disk.qcow2 import check
+from ring3.disk.qcow2 import alter, check
 from ring3.disk.qcow2.header import Incompatible, parse
 from ring3.disk.transfer import Progress, copy_up, nothing
 from ring3.errors import ConfigError, HostError, ImageError
@@ -96,6 +96,7 @@ class Layers:
                 new = new_overlay(top, keep_as.absolute(), scratch)
                 self._scratch.close()
             elif top.file.path == undo_path(self.path):
+                self._name_absolutely(top, keep_as)
                 os.link(top.file.path, keep_as)
                 new = self._new_undo(top, keep_as.absolute(), replace=True)
             else:
@@ -109,6 +110,13 @@ class Layers:
         self._unsettled.append(top)
         self._set_top(new)
         return keep_as
+
+    def _name_absolutely(self, top: "qcow2.Qcow2", keep_as: Path) -> None:
+        """In another directory, the overlay must still find what is behind it."""
+        directory, name = self.path.parent, top.header.backing_name
+        if keep_as.absolute().parent != directory and not os.path.isabs(name):
+            top.finish()
+            alter.set_backing(top, str(directory / name), top.header.backing_format)
 
     def _new_undo(self, top: Any, behind: Path, *, replace: bool) -> "qcow2.Qcow2":
         path = undo_path(self.path)
