@@ -10,7 +10,7 @@ const COMMAND_LINE: u64 = 0x9_2000;
 const PAGE_TABLES: u64 = 0x7_0000;
 const INITRD: u64 = RAM_BYTES - (16 << 20);
 /// No device but those there are, no time but the timer's; ends by a triple fault.
-const PARAMETERS_TEXT: &[u8] = b"nokaslr nolapic noapic acpi=off pci=off no_timer_check lpj=4096 \
+const PARAMETERS_TEXT: &[u8] = b"nokaslr nowatchdog nolapic noapic acpi=off pci=off no_timer_check lpj=4096 \
     tsc_early_khz=2000000 tsc=unstable clocksource=jiffies reboot=t panic=-1 i8042.nokbd i8042.noaux \
     earlycon=uart8250,io,0x3f8,115200n8 keep_bootcon 8250.nr_uarts=0 no_hash_pointers\0";
 

@@ -4,7 +4,7 @@
 //! Translated code runs to its first exit or poll; the interpreter then steps until the states are
 //! equal, which they must become within the code that one chain of blocks can have.  Time and random
 //! numbers are the translated machine's for both; interrupts come to both at the same boundary.
-//! Each guest runs twice: with every flag live, comparing flags and memory too, and as always, where
+//! Each guest runs twice: as always, and with every flag live, comparing flags and memory too; else
 //! dead flags (and what exceptions push of them) may be anything.
 //!
 //! RING3_LOCKSTEP_STEPS: comparisons of each run.  RING3_LOCKSTEP_LINUX: a bzImage to start too, its
@@ -33,7 +33,7 @@ fn steps() -> u64 {
 
 fn lock_step(load: &Load) -> Vec<Option<Exit>> {
     let mut ends = Vec::new();
-    for all_flags_live in [true, false] {
+    for all_flags_live in [false, true] {
         let mut twins = Twins::new(load, all_flags_live);
         let result = twins.run(steps());
         eprintln!(
