@@ -49,7 +49,7 @@ from ring3.display.input import Keyboard, Mouse
 from ring3.display.open import Consoles, face_of
 from ring3.display.screen import Screen
 from ring3.errors import ConfigError, EngineError, HostError, VmError
-from ring3.firmware import acpi, boot, e820, initrd, post, rom, text_mode
+from ring3.firmware import acpi, boot, e820, find, initrd, post, rom, text_mode
 from ring3.firmware.handover import Boot, Kernel, Target
 from ring3.media import Media
 from ring3.report import triple_fault_report
@@ -210,7 +210,7 @@ class Machine:
     def _build_screen(self) -> None:
         vga = self.devices.get("vga")
         if vga is not None:
-            fonts = find_fonts(self._pc.option_roms.get(pc.VGA_ROM, b""))
+            fonts = find_fonts(find.seabios(find.VGA_BIOS) if find.present(find.VGA_BIOS) else b"")
             search = partial(fonts_in_memory, self._vm.search_ram, self._vm.read_physical)
             self._screen = Screen(VgaSource(vga, self.bus.lock, fonts, search))
 

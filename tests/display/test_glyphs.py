@@ -1,6 +1,6 @@
 """Fonts found in ROMs and in a guest's memory."""
 
-from ring3.display.glyphs import SMILEYS, find_fonts, fonts_in_memory
+from ring3.display.glyphs import EFI_HEIGHT, SMILEYS, find_fonts, fonts_in_memory
 
 
 def font(height):
@@ -41,3 +41,23 @@ def test_fonts_in_memory_are_found_once_each():
 
 def test_smileys_without_a_font_are_none():
     assert search(b"\x01" * 32 + SMILEYS[16] + SMILEYS[8]) == []
+
+
+def efi_records(codes):
+    def lines(code):
+        return bytes(EFI_HEIGHT) if code == 0x20 else bytes([code & 0xFF]) * EFI_HEIGHT
+
+    return b"".join(code.to_bytes(2, "little") + b"\0" + lines(code) for code in codes)
+
+
+def test_a_uefi_font_becomes_one_of_code_page_437():
+    memory = bytes(99) + efi_records([*range(0x20, 0x7F), 0xE9, 0x2502]) + bytes(30_000)
+    ((height, glyphs),) = search(memory)
+    assert (height, len(glyphs)) == (19, 256 * 19)
+    assert glyphs[0x41 * 19] == 0x41
+    assert glyphs["é".encode("cp437")[0] * 19] == 0xE9
+    assert glyphs["│".encode("cp437")[0] * 19] == 0x02
+
+
+def test_half_a_uefi_font_is_none():
+    assert search(efi_records(range(0x20, 0x60)) + bytes(30_000)) == []

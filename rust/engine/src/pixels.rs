@@ -424,6 +424,8 @@ pub fn cells(vram: Vram, picture: &Picture) -> (Vec<u8>, Vec<u8>) {
 pub struct Font<'a> {
     pub height: usize,
     pub glyphs: &'a [u8],
+    /// Where its first cell is, in pixels.
+    pub origin: (usize, usize),
 }
 
 /// Text found in a picture.
@@ -442,7 +444,7 @@ const BLANK: u8 = b' ';
 /// Dots of the highest glyph.
 type Glyph = [u8; FONT_STRIDE];
 
-/// Text drawn exactly in one of the fonts, at multiples of its size, in any two colours; of several
+/// Text drawn exactly in one of the fonts, at multiples of its size from its origin, in any two colours; of several
 /// fonts the one that most cells are drawn in (or the first that nearly all are).  `scale`: pixels of
 /// a dot, across and down.
 pub fn find_text(
@@ -456,8 +458,8 @@ pub fn find_text(
     let usable = |f: &&Font| (1..=FONT_STRIDE).contains(&f.height);
     for font in fonts.iter().filter(usable) {
         let found = find_in(vram, picture, scale, font);
-        // All that may be text is: no other font fits as well.
-        let clear = found.drawn * 50 > found.plain * 49;
+        // All that may be text on the whole screen is: no other font fits as well.
+        let clear = font.origin == (0, 0) && found.drawn * 50 > found.plain * 49;
         if best.as_ref().is_none_or(|b| found.drawn > b.drawn) {
             best = Some(found);
         }
@@ -470,9 +472,11 @@ pub fn find_text(
 
 fn find_in(vram: Vram, picture: &Picture, scale: (usize, usize), font: &Font) -> Found {
     let glyphs = index(font);
-    let width = picture.width as usize;
+    let (left, top) = font.origin;
+    let width = (picture.width as usize).saturating_sub(left);
+    let height = (picture.height as usize).saturating_sub(top);
     let lines = font.height * scale.1;
-    let (columns, rows) = (width / (8 * scale.0), picture.height as usize / lines);
+    let (columns, rows) = (width / (8 * scale.0), height / lines);
     // A row of cells at a time stays in the cache.
     let mut pixels = vec![0; width * lines * 4];
     let mut found = Found {
@@ -484,9 +488,9 @@ fn find_in(vram: Vram, picture: &Picture, scale: (usize, usize), font: &Font) ->
     };
     for row in 0..rows {
         let area = Area {
-            x: 0,
-            y: (row * lines) as u32,
-            width: picture.width,
+            x: left as u32,
+            y: (top + row * lines) as u32,
+            width: width as u32,
             height: lines as u32,
         };
         render(vram, picture, area, &mut pixels);

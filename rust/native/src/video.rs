@@ -367,18 +367,19 @@ impl VideoMemory {
         py: Python<'py>,
         picture: Fields<'py>,
         scale: (usize, usize),
-        fonts: Vec<(usize, Bound<'py, PyBytes>)>,
+        fonts: Vec<(usize, Bound<'py, PyBytes>, (usize, usize))>,
     ) -> PyResult<Option<FoundText<'py>>> {
         let picture = picture.picture()?;
-        let owned: Vec<(usize, Vec<u8>)> = fonts
+        let owned: Vec<(usize, Vec<u8>, (usize, usize))> = fonts
             .iter()
-            .map(|(height, glyphs)| (*height, glyphs.as_bytes().to_vec()))
+            .map(|(height, glyphs, origin)| (*height, glyphs.as_bytes().to_vec(), *origin))
             .collect();
         let fonts: Vec<Font> = owned
             .iter()
-            .map(|(height, glyphs)| Font {
+            .map(|(height, glyphs, origin)| Font {
                 height: *height,
                 glyphs,
+                origin: *origin,
             })
             .collect();
         let vram = self.vram();

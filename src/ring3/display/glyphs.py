@@ -20,6 +20,12 @@ SMILEYS = {
 SMILEYS_START = SMILEYS[8][:4]           # of all of them, after blank lines
 MOST_SMILEYS = 64
 
+# UEFI's fonts (UEFI specification 2.10, §34.3.1, EFI_NARROW_GLYPH): records of code, attributes and 19 lines.
+EFI_HEIGHT = 19
+EFI_RECORD = 3 + EFI_HEIGHT
+EFI_START = b"\x20\0\0" + bytes(EFI_HEIGHT) + b"\x21"       # a blank, then the exclamation mark
+EFI_MOST_RECORDS = 512
+
 
 def unicode(codes: Iterable[int]) -> str:
     return "".join(map(TABLE.__getitem__, codes))
@@ -53,4 +59,23 @@ def fonts_in_memory(
                 glyphs = read(start, 256 * height)
                 if glyphs.startswith(bytes(height) + smiley) and (height, glyphs) not in fonts:
                     fonts.append((height, glyphs))
+    for address in search(EFI_START, MOST_SMILEYS):
+        narrow = efi_font(read(address, EFI_RECORD * EFI_MOST_RECORDS))
+        if narrow is not None and (EFI_HEIGHT, narrow) not in fonts:
+            fonts.append((EFI_HEIGHT, narrow))
     return fonts
+
+
+def efi_font(records: bytes) -> bytes | None:
+    """256 glyphs of code page 437 from a UEFI font's records, which begin with the blank."""
+    drawn: dict[str, bytes] = {}
+    before = 0
+    for at in range(0, len(records) - EFI_RECORD + 1, EFI_RECORD):
+        code = int.from_bytes(records[at : at + 2], "little")
+        if code <= before:
+            break
+        before = code
+        drawn[chr(code)] = records[at + 3 : at + EFI_RECORD]
+    if not all(chr(code) in drawn for code in range(0x20, 0x7F)):
+        return None
+    return b"".join(drawn.get(letter, bytes(EFI_HEIGHT)) for letter in TABLE)

@@ -8,6 +8,7 @@ import pytest
 from guest_terminal import BOOT_TIMEOUT_S, image
 from ring3 import Machine
 from ring3.display.screen import Damage, Rect
+from ring3.firmware import find
 from video_guest import boot_disk, machine_of, needs_bios
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(2 * BOOT_TIMEOUT_S)]
@@ -85,3 +86,10 @@ def test_an_installer_on_the_kernels_console_is_read_with_its_frames():
     with Machine(kernel=linux, initrd=initrd, append="quiet", memory="512M") as machine:
         machine.screen.wait("│ +Entering low memory mode +│", regex=True, timeout_s=BOOT_TIMEOUT_S)
         assert "<Continue>" in machine.screen.text()
+
+
+@pytest.mark.skipif(not find.present(find.OVMF), reason="OVMF is not there: apt install ovmf")
+def test_uefis_console_is_read_in_its_own_font_from_the_middle_of_the_screen():
+    with Machine(firmware="uefi", memory="256M", serial="memory") as machine:
+        machine.screen.wait("^UEFI Interactive Shell", regex=True, timeout_s=BOOT_TIMEOUT_S)
+        machine.screen.wait("^Shell>", regex=True, timeout_s=BOOT_TIMEOUT_S)

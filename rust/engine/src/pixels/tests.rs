@@ -303,7 +303,11 @@ fn drawing(scale: u32) -> Screen {
 fn found(s: &Screen, scale: usize, fonts: &[(usize, &[u8])]) -> Option<Found> {
     let fonts: Vec<Font> = fonts
         .iter()
-        .map(|&(height, glyphs)| Font { height, glyphs })
+        .map(|&(height, glyphs)| Font {
+            height,
+            glyphs,
+            origin: (0, 0),
+        })
         .collect();
     find_text(s.vram(), &s.picture, (scale, scale), &fonts)
 }
@@ -334,6 +338,20 @@ fn the_font_that_most_is_drawn_in_is_taken() {
     assert_eq!(found(&drawing(1), 1, &fonts).unwrap().drawn, 2);
     let without = found(&drawing(1), 1, &fonts[..1]).unwrap();
     assert_eq!((without.drawn, without.plain), (0, 2));
+}
+
+#[test]
+fn cells_are_counted_from_the_fonts_origin() {
+    let mut s = drawing(1);
+    s.words.rotate_right(3);
+    let glyphs = slashes();
+    let font = Font {
+        height: 8,
+        glyphs: &glyphs,
+        origin: (3, 0),
+    };
+    let found = find_text(s.vram(), &s.picture, (1, 1), &[font]).unwrap();
+    assert_eq!((found.columns, &found.codes[..]), (2, &b"AB"[..]));
 }
 
 #[test]

@@ -75,9 +75,10 @@ class VideoMemory(Protocol):
         ...
 
     def find_text(
-        self, picture: Picture, scale: tuple[int, int], fonts: list[tuple[int, bytes]]
+        self, picture: Picture, scale: tuple[int, int], fonts: list[tuple[int, bytes, tuple[int, int]]]
     ) -> tuple[int, int, bytes, int, int] | None:
-        """What is drawn in one of the fonts (height, glyphs), the first one that fits, else the best.
+        """What is drawn in one of the fonts, the first one that fits, else the best.
 
-        Columns, rows, codes; how many cells have a glyph, and how many have two colours and so might."""
+        Fonts have a height, glyphs, and x and y of their first cell.  The answer has
+        columns, rows, codes; how many cells have a glyph, and how many have two colours and so might."""
         ...

@@ -18,12 +18,14 @@ from dataclasses import dataclass, replace
 
 from ring3.devices.video.picture import Format, Picture
 from ring3.devices.video.vga import Vga
+from ring3.display.glyphs import EFI_HEIGHT
 from ring3.display.screen import Damage, Rect, TextCells
 
 SEARCH_AGAIN_S = 5.0                    # after a search for fonts, if text remains unread
 SEARCH_RARELY_S = 60.0                  # each time twice as long, up to this
 MOST_FOUND = 8
 
+EFI_CONSOLES = ((80, 25), (80, 50), (100, 31), (128, 40), (160, 42), (240, 56))     # columns, rows
 LETTERS = (string.ascii_letters + string.digits).encode()
 
 Font = tuple[int, bytes]                # height, glyphs
@@ -98,8 +100,10 @@ class VgaSource:
             return None
         with self._lock:
             fonts = self._found + ([own_font] if own_font is not None else []) + self._fonts
-        found = self._memory.find_text(picture, picture.scale, fonts)
-        if found is None:
+        placed = [(*font, origin) for font in fonts for origin in origins(font[0], picture)]
+        found = self._memory.find_text(picture, picture.scale, placed)
+        if found is None:               # there is no font at all
+            self._search_fonts()
             return None
         columns, rows, codes, drawn, plain = found
         if plain * 49 > drawn * 50:
@@ -176,6 +180,16 @@ class VgaSource:
     def _picture(self) -> Picture:
         with self._machine_lock:
             return self._vga.picture()
+
+
+def origins(height: int, picture: Picture) -> list[tuple[int, int]]:
+    """Where a font's first cell may be: UEFI consoles lie in the middle of the screen."""
+    if height != EFI_HEIGHT:
+        return [(0, 0)]
+    width, lines = picture.width, picture.height
+    fitting = [(c, r) for c, r in EFI_CONSOLES if c * 8 <= width and r * height <= lines]
+    fitting.append((width // 8, lines // height))
+    return list(dict.fromkeys(((width - c * 8) // 2, (lines - r * height) // 2) for c, r in fitting))
 
 
 def grid(picture: Picture) -> tuple[int, int]:
