@@ -102,3 +102,8 @@ def test_dsdt_names_soft_off_and_the_pci_root(tables):
 def test_without_an_smi_port_no_port_is_claimed_for_it():
     platform = replace(pc.acpi_platform(CONFIG), smi_command=0)
     assert acpi.smi_command_ports(platform) == []
+
+
+def test_under_uefi_the_tables_say_where_its_firmware_puts_power_management():
+    flash = pc.Flash(b"", lambda offset, data: None)
+    assert pc.acpi_platform(replace(CONFIG, flash=flash)).pm1_event == 0xB000

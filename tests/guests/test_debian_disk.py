@@ -14,7 +14,7 @@ FIRMWARE = {"bios": find.BIOS, "uefi": find.OVMF}
 
 
 @pytest.mark.parametrize(("firmware", "bus"), [
-    ("bios", "ide"), ("bios", "ahci"), ("bios", "virtio"), ("bios", "scsi"), ("uefi", "ahci"),
+    ("bios", "ide"), ("bios", "ahci"), ("bios", "virtio"), ("uefi", "ide"), ("uefi", "ahci"),
 ])
 def test_it_boots_to_its_logins_and_powers_off(tmp_path, firmware, bus):
     base = image("debian.img")

@@ -84,6 +84,7 @@ VGA_PORTS = ((0x3B4, 2), (0x3BA, 1), (0x3C0, 16), (0x3D4, 2), (0x3DA, 1))  # (po
 VGA_PORT_BASE, DISPI_PORTS = 0x3B0, 0x1CE
 IDE_BUS_MASTERS = 0xC000
 PM_BASE, PM_PORTS = 0x600, acpi_pm.PORTS
+UEFI_PM_BASE = 0xB000                               # where OVMF puts it; SeaBIOS takes the other
 BIOS_WINDOW = 0x2_0000                              # bytes of the BIOS that are seen below 1 MiB
 VGA_ROM = "pci1234,1111.rom"                        # the VGA BIOS's file, as the BIOS looks for it
 SMI_COMMAND = 0xB2
@@ -588,6 +589,7 @@ def open_ide_channels(bus: Bus) -> None:
 def acpi_platform(cfg: PcConfig) -> Platform:
     """This board as its ACPI tables tell it."""
     level = Polarity.ACTIVE_HIGH | Trigger.LEVEL
+    pm_base = UEFI_PM_BASE if cfg.flash is not None else PM_BASE
     return Platform(
         processors=cfg.processors,
         local_apic=e820.LOCAL_APIC,
@@ -598,10 +600,10 @@ def acpi_platform(cfg: PcConfig) -> Platform:
         smi_command=SMI_COMMAND,
         acpi_enable=acpi_pm.ACPI_ENABLE,
         acpi_disable=acpi_pm.ACPI_DISABLE,
-        pm1_event=PM_BASE,
-        pm1_control=PM_BASE + 4,
-        pm_timer=PM_BASE + 8,
-        pm_ports=(PM_BASE, PM_PORTS),
+        pm1_event=pm_base,
+        pm1_control=pm_base + 4,
+        pm_timer=pm_base + 8,
+        pm_ports=(pm_base, PM_PORTS),
         soft_off_type=acpi_pm.SOFT_OFF,
         reset_port=0xCF9,
         reset_value=0x06,
