@@ -29,7 +29,22 @@ class Vm:
         """
     ram_bytes: int
     low_ram_bytes: int
-    ram_fd: int         # the memfd: low RAM first, then high RAM
+    total_bytes: int    # … and of video memory
+    def freeze(self) -> "RamImage":
+        """RAM and video memory as they are now, in milliseconds; what is stored later is not in the image.
+
+        The machine keeps its RAM, as a private view of the image's files.  The guest stands meanwhile, and
+        the caller holds the machine lock: nobody stores to RAM.  May raise OSError; RAM is unharmed then.
+        """
+    def adopt(self, extents: list[tuple[int, int, int, int]]) -> None:
+        """RAM and video memory become what the extents say (see RamImage), and zero where there are none.
+
+        The files are mapped privately: nobody may write to or truncate them any more (a descriptor is
+        duplicated, and may be closed; it may be read-only).  To be called as `freeze` is; code that was
+        translated and what of video memory changed are the caller's business (`Vcpu.set_state`,
+        `VideoMemory.disarm`).  Raises ValueError for extents that don't fit, and leaves RAM as it was then;
+        after an OSError RAM is nothing any more.
+        """
     def read_physical(self, address: int, length: int) -> bytes:
         """Guest-physical bytes of RAM and ROM; where nothing is mapped, FFh."""
     def write_physical(self, address: int, data: bytes | bytearray | memoryview) -> None:
@@ -81,11 +96,27 @@ class Vm:
     def add_video_memory(self, size: int) -> "VideoMemory":
         """Memory of a video chip, whole pages, zeroed.  Raises MemoryError when the host can't reserve it."""
 
+class RamImage:
+    """RAM (low RAM first, then high RAM, then video memory) at one moment; immutable.
+
+    It holds its files open, and costs nothing else: `Vm.freeze` of a machine that goes on shares them.  As a
+    buffer it is the whole of RAM, read only (mapped at first use; untouched parts take no memory).
+    """
+
+    size_bytes: int
+    # Offset into RAM, bytes, descriptor (open as long as the image), offset into the file: whole pages, in
+    # order, and what none covers is zero.  An extent may hold zero pages, too.
+    extents: list[tuple[int, int, int, int]]
+    def changed_since(self, older: "RamImage") -> list[tuple[int, int]]:
+        """Ranges (start, end) of RAM that differ from an image made earlier, and a few that don't.
+
+        Pages count as changed once the guest has stored to them, or they were moved to another file."""
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
 class VideoMemory:
     """A VGA's memory, its window, and pictures of it: ring3/devices/video/memory.py describes the members."""
 
     size_bytes: int
-    fd_offset: int      # where it lies in `Vm.ram_fd`
     changed_fd: int
     latch: int
     def read(self, offset: int, length: int) -> bytes: ...

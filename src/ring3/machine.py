@@ -460,7 +460,7 @@ class Machine:
 
         def __init__(self, vm: "Machine") -> None:
             self.name, self.config, self.vcpu, self.devices = vm.name, vm.config, vm.vcpu, vm.devices
-            self.ram_fd, self.ram_bytes = vm._vm.ram_fd, vm._vm.ram_bytes
+            self.vm = vm._vm
             self.images = vm._opened_media().images()
             self.rom, self.option_roms = vm._pc.rom, vm._pc.option_roms
 

@@ -4,8 +4,9 @@ import os
 
 import pytest
 
+from ring3._native import Vm
 from ring3.checkpoint.format import PAGE, Reader, write
-from ring3.checkpoint.pages import Extents, Packed, mapped, unpack
+from ring3.checkpoint.pages import Extents, Packed
 from ring3.errors import CheckpointError, HostError
 
 
@@ -17,26 +18,19 @@ def file(tmp_path):
 
 
 @pytest.fixture
-def memory():
-    """A memfd of 16 pages, with some in use: two of them equal."""
-    fd = os.memfd_create("test")
-    os.ftruncate(fd, 16 * PAGE)
+def vm():
+    """16 pages, with some in use: two of them equal."""
+    vm = Vm(16 * PAGE, 16 * PAGE)
     for page, letter in ((1, b"a"), (2, b"b"), (3, b"\0"), (5, b"a"), (15, b"c")):
-        os.pwrite(fd, letter * PAGE, page * PAGE)
-    yield fd
-    os.close(fd)
+        vm.write_physical(page * PAGE, letter * PAGE)
+    return vm
 
 
-def pack(fd, path, **options):
-    with mapped(fd) as memory:
-        view = memoryview(memory)
-        packed = Packed(view, fd)
-        write(path, {"extents": [packed.table], "pages": packed.pieces}, **options)
-        stored = sum(map(len, packed.pieces)) // PAGE
-        for piece in packed.pieces:
-            piece.release()
-        view.release()
-    return stored
+def pack(vm, path, **options):
+    image = vm.freeze()
+    packed = Packed(memoryview(image), [(start, length) for start, length, *_ in image.extents])
+    write(path, {"extents": [packed.table], "pages": packed.pieces}, **options)
+    return sum(map(len, packed.pieces)) // PAGE
 
 
 @pytest.mark.parametrize("compress", [False, True])
@@ -102,17 +96,17 @@ def test_a_failed_write_leaves_the_one_before(file):
 
 
 @pytest.mark.parametrize("compress", [False, True])
-def test_memory_comes_back(memory, tmp_path, compress):
-    before = os.pread(memory, 16 * PAGE, 0)
-    stored = pack(memory, tmp_path / "x", compress=compress)
+def test_memory_comes_back(vm, tmp_path, compress):
+    before = vm.read_physical(0, 16 * PAGE)
+    stored = pack(vm, tmp_path / "x", compress=compress)
     assert stored == 3                  # no zeros, equal ones once
-    os.pwrite(memory, b"z" * 4 * PAGE, 3 * PAGE)
-    with Reader(tmp_path / "x") as reader, mapped(memory) as view:
-        unpack(Extents(reader, 16 * PAGE), view)
-    assert os.pread(memory, 16 * PAGE, 0) == before
+    vm.write_physical(3 * PAGE, b"z" * 4 * PAGE)
+    with Reader(tmp_path / "x") as reader:
+        Extents(reader, 16 * PAGE).adopted_by(vm)
+    assert vm.read_physical(0, 16 * PAGE) == before
 
 
-def test_memory_that_does_not_fit_is_refused(memory, tmp_path):
-    pack(memory, tmp_path / "x")
+def test_memory_that_does_not_fit_is_refused(vm, tmp_path):
+    pack(vm, tmp_path / "x")
     with Reader(tmp_path / "x") as reader, pytest.raises(CheckpointError, match="impossible"):
         Extents(reader, 15 * PAGE)

@@ -5,6 +5,7 @@
 //! `state::CpuState`, one `memory::Memory` and one `io::IoMap`.
 
 pub mod apic;
+pub mod backing;
 pub mod cpuid;
 pub mod dirty;
 pub mod encode;
@@ -14,6 +15,7 @@ pub mod fpustate;
 pub mod host;
 pub mod interp;
 pub mod io;
+pub mod mapping;
 pub mod memory;
 pub mod mmu;
 pub mod pixels;

@@ -1,6 +1,7 @@
-//! Guest-physical memory: RAM in one memfd, ROM, and what each page of RAM holds.
+//! Guest-physical memory: RAM, ROM, and what each page of RAM holds.
 //!
-//! RAM lies at 0 up to the PCI hole and from 4 GiB up.  The host pages are demand allocated.
+//! RAM lies at 0 up to the PCI hole and from 4 GiB up.  The host pages are demand allocated; where
+//! they come from, and how RAM is frozen for checkpoints and forks, is `crate::backing`'s.
 //! Every page of RAM has a byte of `page_flag`s, which the store paths consult.
 //!
 //! From C0000h to FFFFFh RAM lies behind ROM, and the host bridge decides for each page whether
@@ -8,15 +9,16 @@
 //! be a flash chip: it is read like memory while it is in array mode (`show_rom`), and an MMIO
 //! window at the same place takes stores, and reads in its other modes.
 //!
-//! Behind RAM's own bytes the memfd has what chips bring along: video memory (`add_extra`).  The
+//! Behind RAM's own bytes is what chips bring along: video memory (`add_extra`).  The
 //! guest sees it through views (`map_view`), which a chip moves as its registers say, perhaps
 //! several of the same bytes.  Such a page's *home* is its one name for translated code and dirty
 //! logs, an address that no guest can form; RAM's home is its guest-physical address.
 
+use crate::backing::{self, Backing, Extent, Image};
 use crate::dirty::Logs;
-use std::ptr::NonNull;
+use crate::mapping::{Mapping, Source};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Mutex, RwLock};
+use std::sync::{Mutex, MutexGuard, RwLock};
 
 pub const PAGE: u64 = 4096;
 pub const FOUR_GIB: u64 = 1 << 32;
@@ -44,48 +46,6 @@ mod hidden {
     pub const WRITES: u8 = 2;
 }
 
-/// Memory that the host gave by `mmap`; unmapped when dropped.
-struct Mapping {
-    start: NonNull<u8>,
-    bytes: usize,
-}
-
-// SAFETY: a Mapping is an address range; accesses through it are the owner's concern.
-unsafe impl Send for Mapping {}
-// SAFETY: as above.
-unsafe impl Sync for Mapping {}
-
-impl Mapping {
-    fn new(bytes: usize, fd: i32) -> std::io::Result<Mapping> {
-        let kind = if fd < 0 {
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS
-        } else {
-            libc::MAP_SHARED
-        };
-        let (protection, kind) = (
-            libc::PROT_READ | libc::PROT_WRITE,
-            kind | libc::MAP_NORESERVE,
-        );
-        // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing of ours.
-        let p = unsafe { libc::mmap(std::ptr::null_mut(), bytes.max(1), protection, kind, fd, 0) };
-        if p == libc::MAP_FAILED {
-            return Err(std::io::Error::last_os_error());
-        }
-        let start = NonNull::new(p.cast()).ok_or_else(std::io::Error::last_os_error)?;
-        Ok(Mapping {
-            start,
-            bytes: bytes.max(1),
-        })
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: start and bytes are those of our own mapping.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
-    }
-}
-
 /// What answers at a guest-physical page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Page {
@@ -108,8 +68,7 @@ impl Rom {
     fn page(&self, page: u64) -> Option<*mut u8> {
         let offset = page.checked_sub(self.base)?;
         // SAFETY: inside the ROM's mapping, which lives as long as Memory.
-        (offset < self.data.bytes as u64)
-            .then(|| unsafe { self.data.start.as_ptr().add(offset as usize) })
+        (offset < self.data.bytes()).then(|| unsafe { self.data.start().add(offset as usize) })
     }
 }
 
@@ -118,7 +77,7 @@ impl Rom {
 struct View {
     base: u64,
     bytes: u64,
-    /// Into the memfd.
+    /// Behind the first byte of RAM.
     offset: u64,
 }
 
@@ -127,10 +86,10 @@ pub type StoreNote = (u64, u64);
 
 pub struct Memory {
     ram: Mapping,
-    fd: i32,
+    backing: Mutex<Backing>,
     ram_bytes: u64,
     low_bytes: u64,
-    /// End of RAM and of what chips brought along, as offset into the memfd.
+    /// End of RAM and of what chips brought along, as offset from the first byte of RAM.
     end: AtomicU64,
     flags: Mapping,
     views: RwLock<Vec<View>>,
@@ -145,13 +104,6 @@ pub struct Memory {
     generation: AtomicU64,
 }
 
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: our own descriptor, closed once.
-        unsafe { libc::close(self.fd) };
-    }
-}
-
 impl Memory {
     /// RAM of `ram_bytes`: `low_bytes` at 0, the rest from 4 GiB up (bytes, whole pages).
     pub fn new(ram_bytes: u64, low_bytes: u64) -> std::io::Result<Memory> {
@@ -159,28 +111,11 @@ impl Memory {
         if !whole(ram_bytes) || !whole(low_bytes) || low_bytes > ram_bytes || low_bytes > FOUR_GIB {
             return Err(std::io::Error::from(std::io::ErrorKind::InvalidInput));
         }
-        // SAFETY: the name is a C string; the call has no other memory effect.
-        let fd = unsafe { libc::memfd_create(c"ring3-ram".as_ptr(), libc::MFD_CLOEXEC) };
-        if fd < 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-        // SAFETY: plain system call on our own descriptor.
-        let sized = unsafe { libc::ftruncate(fd, ram_bytes as libc::off_t) };
-        let made = (|| {
-            if sized != 0 {
-                return Err(std::io::Error::last_os_error());
-            }
-            let ram = Mapping::new((ram_bytes + EXTRA_BYTES) as usize, fd)?;
-            let flags = Mapping::new(((ram_bytes + EXTRA_BYTES) / PAGE) as usize, -1)?;
-            Ok((ram, flags))
-        })();
-        let (ram, flags) = made.inspect_err(|_| {
-            // SAFETY: our own descriptor, closed once: no Memory is made.
-            unsafe { libc::close(fd) };
-        })?;
+        let (backing, ram) = Backing::new(ram_bytes, ram_bytes + EXTRA_BYTES)?;
+        let flags = Mapping::new(((ram_bytes + EXTRA_BYTES) / PAGE) as usize, &Source::Zeros)?;
         Ok(Memory {
             ram,
-            fd,
+            backing: Mutex::new(backing),
             ram_bytes,
             low_bytes,
             end: AtomicU64::new(ram_bytes),
@@ -193,10 +128,6 @@ impl Memory {
             notes: Mutex::default(),
             generation: AtomicU64::new(1),
         })
-    }
-
-    pub fn fd(&self) -> i32 {
-        self.fd
     }
 
     pub fn ram_bytes(&self) -> u64 {
@@ -230,9 +161,9 @@ impl Memory {
 
     pub fn map_rom(&self, base: u64, data: &[u8]) -> std::io::Result<()> {
         let bytes = (data.len() as u64).next_multiple_of(PAGE);
-        let copy = Mapping::new(bytes as usize, -1)?;
+        let copy = Mapping::new(bytes as usize, &Source::Zeros)?;
         // SAFETY: the fresh mapping is at least data.len() long and not shared yet.
-        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), copy.start.as_ptr(), data.len()) };
+        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), copy.start(), data.len()) };
         let shown = AtomicBool::new(true);
         let mut roms = self.roms.write().unwrap_or_else(|e| e.into_inner());
         roms.push(Rom {
@@ -325,11 +256,34 @@ impl Memory {
         true
     }
 
+    fn backing(&self) -> MutexGuard<'_, Backing> {
+        self.backing.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// RAM and what chips brought along, as it is now and will be in the image, whatever is stored
+    /// later (`crate::backing`).  Nobody may store to it meanwhile: the vCPUs stand.
+    pub fn freeze(&self) -> std::io::Result<Image> {
+        let bytes = self.end.load(Ordering::Acquire);
+        self.backing().freeze(&self.ram, bytes)
+    }
+
+    /// Makes RAM and what chips brought along what the extents say, and zero where there are none.
+    /// As for `freeze`; what was derived from RAM is the caller's to drop.
+    pub fn adopt(&self, extents: Vec<Extent>) -> std::io::Result<()> {
+        backing::check(&extents, self.end.load(Ordering::Acquire))?;
+        self.backing().adopt(&self.ram, extents)
+    }
+
+    /// Of RAM and what chips brought along.
+    pub fn total_bytes(&self) -> u64 {
+        self.end.load(Ordering::Acquire)
+    }
+
     pub fn logs(&self) -> &Logs {
         &self.logs
     }
 
-    /// Memory for a chip, zeroed: its offset into the memfd (bytes, whole pages).
+    /// Memory for a chip, zeroed: its offset from the first byte of RAM (bytes, whole pages).
     pub fn add_extra(&self, bytes: u64) -> std::io::Result<u64> {
         let _one_at_a_time = self.views.write().unwrap_or_else(|e| e.into_inner());
         let offset = self.end.load(Ordering::Acquire);
@@ -337,10 +291,7 @@ impl Memory {
         if !bytes.is_multiple_of(PAGE) || end > self.ram_bytes + EXTRA_BYTES {
             return Err(std::io::Error::from(std::io::ErrorKind::InvalidInput));
         }
-        // SAFETY: plain system call on our own descriptor.
-        if unsafe { libc::ftruncate(self.fd, end as libc::off_t) } != 0 {
-            return Err(std::io::Error::last_os_error());
-        }
+        self.backing().grow(&self.ram, offset..end)?;
         self.end.store(end, Ordering::Release);
         Ok(offset)
     }
@@ -383,8 +334,8 @@ impl Memory {
 
     /// The home of the page that `Page::Ram` gave, or `page` for what isn't RAM.
     pub fn home(&self, host: *const u8, page: u64) -> u64 {
-        let offset = (host as u64).wrapping_sub(self.ram.start.as_ptr() as u64);
-        if offset < self.ram_bytes || offset >= self.ram.bytes as u64 {
+        let offset = (host as u64).wrapping_sub(self.ram.start() as u64);
+        if offset < self.ram_bytes || offset >= self.ram.bytes() {
             page
         } else {
             EXTRA_HOME + (offset - self.ram_bytes)
@@ -415,9 +366,9 @@ impl Memory {
 
     /// Host address of an offset into RAM.
     pub fn ram_at(&self, offset: u64) -> *mut u8 {
-        debug_assert!(offset < self.ram.bytes as u64);
+        debug_assert!(offset < self.ram.bytes());
         // SAFETY: callers pass an offset from `ram_offset`, which is inside the mapping.
-        unsafe { self.ram.start.as_ptr().add(offset as usize) }
+        unsafe { self.ram.start().add(offset as usize) }
     }
 
     /// What answers at the page of `address` (already gated); `io_here` tells of MMIO windows.
@@ -456,13 +407,12 @@ impl Memory {
 
     /// The flag byte of the page of RAM at `offset`.
     pub fn flags_at(&self, offset: u64) -> &AtomicU8 {
-        debug_assert!(offset < self.ram.bytes as u64);
+        debug_assert!(offset < self.ram.bytes());
         // SAFETY: one byte for each page of RAM; AtomicU8 has the layout of u8.
         unsafe {
             &*self
                 .flags
-                .start
-                .as_ptr()
+                .start()
                 .add((offset / PAGE) as usize)
                 .cast::<AtomicU8>()
         }
@@ -472,7 +422,8 @@ impl Memory {
     /// allocated (it reads as zero) is not looked at.
     pub fn search(&self, needle: &[u8], most: usize) -> Vec<u64> {
         let mut found = Vec::new();
-        for extent in self.allocated() {
+        let touched = self.backing().touched(&self.ram, self.ram_bytes);
+        for extent in touched.unwrap_or_default() {
             let mut at = extent.start;
             while found.len() < most {
                 // SAFETY: the extent lies inside the mapping.
@@ -487,7 +438,7 @@ impl Memory {
                 if hit.is_null() {
                     break;
                 }
-                let offset = hit as u64 - self.ram.start.as_ptr() as u64;
+                let offset = hit as u64 - self.ram.start() as u64;
                 found.push(if offset < self.low_bytes {
                     offset
                 } else {
@@ -499,35 +450,16 @@ impl Memory {
         found
     }
 
-    /// Offsets into RAM of what the host has allocated.
-    fn allocated(&self) -> Vec<std::ops::Range<u64>> {
-        let seek = |from: u64, whence| {
-            // SAFETY: plain system call on our own descriptor, whose position nobody uses.
-            let at = unsafe { libc::lseek(self.fd, from as libc::off_t, whence) };
-            u64::try_from(at).ok()
-        };
-        let mut extents = Vec::new();
-        let mut at = 0;
-        while let Some(start) = seek(at, libc::SEEK_DATA)
-            && start < self.ram_bytes
-        {
-            let end = seek(start, libc::SEEK_HOLE).unwrap_or(self.ram_bytes);
-            extents.push(start..end.min(self.ram_bytes));
-            at = end;
-        }
-        extents
-    }
-
     /// Whether a dirty log waits for a store to the page at a host address; false for what isn't RAM.
     pub fn logged(&self, host: u64) -> bool {
-        let offset = host.wrapping_sub(self.ram.start.as_ptr() as u64);
-        offset < self.ram.bytes as u64
+        let offset = host.wrapping_sub(self.ram.start() as u64);
+        offset < self.ram.bytes()
             && self.flags_at(offset).load(Ordering::Relaxed) & page_flag::LOGS != 0
     }
 
     /// Address of the flag byte of page 0, for generated code.
     pub fn flags_base(&self) -> *mut u8 {
-        self.flags.start.as_ptr()
+        self.flags.start()
     }
 
     /// Reads as DMA does: RAM and ROM, FFh where nothing is.
@@ -773,7 +705,8 @@ mod tests {
         assert_eq!(m.search(b"needle", 9), [0x1234, FOUR_GIB + 0x5FFD]);
         assert_eq!(m.search(b"needle", 1), [0x1234]);
         assert!(m.search(b"haystack", 9).is_empty());
-        assert!(m.allocated().iter().map(|e| e.end - e.start).sum::<u64>() < 1 << 20);
+        let touched = m.backing().touched(&m.ram, 1 << 30).unwrap();
+        assert!(touched.iter().map(|e| e.end - e.start).sum::<u64>() < 1 << 20);
     }
 
     #[test]

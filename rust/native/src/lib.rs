@@ -4,6 +4,7 @@
 
 mod device;
 mod encode;
+mod image;
 mod registers;
 mod snapshot;
 mod vcpu;
@@ -52,6 +53,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<vm::Vm>()?;
     module.add_class::<vcpu::Vcpu>()?;
     module.add_class::<video::VideoMemory>()?;
+    module.add_class::<image::RamImage>()?;
     module.add_class::<Exit>()?;
     module.add_class::<encode::Frame>()?;
     module.add_class::<encode::PixelFormat>()?;

@@ -108,7 +108,7 @@ type FoundText<'py> = (u32, u32, Bound<'py, PyBytes>, usize, usize);
 pub struct VideoMemory {
     vm: Arc<engine::vcpu::Vm>,
     vcpus: Arc<Vcpus>,
-    /// In guest memory's memfd.
+    /// Behind the first byte of RAM.
     offset: u64,
     bytes: u64,
     window: Arc<Window>,
@@ -199,12 +199,6 @@ impl VideoMemory {
     #[getter]
     fn size_bytes(&self) -> u64 {
         self.bytes
-    }
-
-    /// Where it lies in the file `Vm.ram_fd`.
-    #[getter]
-    fn fd_offset(&self) -> u64 {
-        self.offset
     }
 
     #[getter]

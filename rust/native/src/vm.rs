@@ -1,6 +1,7 @@
 //! `Vm`: guest memory and the I/O map.
 
 use crate::device::{Blocks, ErrorHandler, PythonDevice, PythonGateway, check_width, locked};
+use crate::image::{ExtentRecord, RamImage, extents_of};
 use crate::video::VideoMemory;
 use engine::io::{IoMap, Overlap};
 use engine::memory::{Memory, PAGE};
@@ -169,8 +170,24 @@ impl Vm {
     }
 
     #[getter]
-    fn ram_fd(&self) -> i32 {
-        self.engine.memory.fd()
+    fn total_bytes(&self) -> u64 {
+        self.engine.memory.total_bytes()
+    }
+
+    fn freeze(&self, py: Python<'_>) -> PyResult<RamImage> {
+        let image = py.detach(|| self.engine.memory.freeze())?;
+        Ok(RamImage::new(image))
+    }
+
+    fn adopt(&self, py: Python<'_>, extents: Vec<ExtentRecord>) -> PyResult<()> {
+        let extents = extents_of(&extents)?;
+        py.detach(|| self.engine.memory.adopt(extents))
+            .map_err(|error| match error.kind() {
+                std::io::ErrorKind::InvalidInput => {
+                    PyValueError::new_err("extents are not whole pages in order, in RAM and file")
+                }
+                _ => error.into(),
+            })
     }
 
     fn read_physical<'py>(

@@ -22,7 +22,7 @@ import xxhash
 from ring3 import state
 from ring3.checkpoint.contents import Contents, Medium, Processor
 from ring3.checkpoint.format import Buffer, Reader, write
-from ring3.checkpoint.pages import Extents, Packed, mapped, unpack
+from ring3.checkpoint.pages import Extents, Packed
 from ring3.config import MachineConfig, replace, toml
 from ring3.config.text import several
 from ring3.disk import Image
@@ -53,9 +53,9 @@ class Parts(Protocol):
     @property
     def devices(self) -> Mapping[str, Any]: ...
     @property
-    def ram_fd(self) -> int: ...
-    @property
-    def ram_bytes(self) -> int: ...
+    def vm(self) -> Any:
+        """The _native.Vm."""
+        ...
     @property
     def images(self) -> Mapping[str, Image]:
         """What is in the drives."""
@@ -77,24 +77,17 @@ def save(
     `tsc`: the guest's when it stopped.  `picture`: a PNG of its screen.
     """
     check_media(parts.config, parts.images)
-    with mapped(parts.ram_fd) as memory:
-        view = memoryview(memory)
-        packed = Packed(view, parts.ram_fd)
-        contents = describe(parts, clock_ns, tsc, len(memory) - parts.ram_bytes)
-        sections: dict[str, list[Buffer]] = {"machine": [msgspec.msgpack.encode(contents)]}
-        if picture:
-            sections["picture"] = [picture]
-        sections |= {"extents": [packed.table], "pages": packed.pieces}
-        try:
-            write(path, sections, compress=compress)
-        finally:
-            for piece in packed.pieces:
-                if isinstance(piece, memoryview):
-                    piece.release()
-            view.release()
+    image = parts.vm.freeze()
+    packed = Packed(memoryview(image), [(start, length) for start, length, *_ in image.extents])
+    contents = describe(parts, clock_ns, tsc)
+    sections: dict[str, list[Buffer]] = {"machine": [msgspec.msgpack.encode(contents)]}
+    if picture:
+        sections["picture"] = [picture]
+    sections |= {"extents": [packed.table], "pages": packed.pieces}
+    write(path, sections, compress=compress)
 
 
-def describe(parts: Parts, clock_ns: int, tsc: int, video_bytes: int) -> Contents:
+def describe(parts: Parts, clock_ns: int, tsc: int) -> Contents:
     config, kernel, initrd = written_down(parts.config)
     initrd_path = initrd if isinstance(initrd, str) else ""
     cpu = parts.vcpu.state() | {"tsc": tsc}
@@ -107,8 +100,8 @@ def describe(parts: Parts, clock_ns: int, tsc: int, video_bytes: int) -> Content
         initrd=initrd if isinstance(initrd, bytes) else None,
         initrd_path=initrd_path,
         clock_ns=clock_ns,
-        memory_bytes=parts.ram_bytes,
-        video_bytes=video_bytes,
+        memory_bytes=parts.vm.ram_bytes,
+        video_bytes=parts.vm.total_bytes - parts.vm.ram_bytes,
         processors=[Processor(cpu, features(parts.vcpu), parts.vcpu.tsc_hz)],
         devices={name: state.record(chip.state) for name, chip in parts.devices.items()},
         media=[medium(name, image, parts.config) for name, image in parts.images.items()],
@@ -184,8 +177,8 @@ class Restorer:
         self._contents = contents
         self._parts = parts
         size = contents.memory_bytes + contents.video_bytes
-        self._fits("memory", contents.memory_bytes, parts.ram_bytes)
-        self._fits("video_memory", size, os.fstat(parts.ram_fd).st_size)
+        self._fits("memory", contents.memory_bytes, parts.vm.ram_bytes)
+        self._fits("video_memory", size, parts.vm.total_bytes)
         self._extents = Extents(reader, size)
         if len(contents.processors) != 1:
             raise reader.damaged("it has no processor")
@@ -231,8 +224,7 @@ class Restorer:
             parts.vcpu.set_state(cpu)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"{self._reader.path}: the CPU's state does not fit: {error}") from error
-        with mapped(parts.ram_fd) as memory:
-            unpack(self._extents, memory)
+        self._extents.adopted_by(parts.vm)
         for name, chip in reversed(list(parts.devices.items())):
             chip.restore(self._states[name])
         if elapsed_s:

@@ -1,14 +1,13 @@
 """RAM as a table of extents and the pages they lead to: zero pages are left out, equal ones stored once.
 
-RAM is the machine's memfd: guest RAM, then video memory.  An extent says that `count` pages from `first` on
-hold the stored pages from `stored` on; extents are in order and don't overlap, and what none covers is zero.
+RAM is guest RAM, then video memory.  An extent says that `count` pages from `first` on hold the stored pages
+from `stored` on; extents are in order and don't overlap, and what none covers is zero.
 """
 
-import mmap
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import xxhash
 
@@ -19,33 +18,11 @@ ZERO = bytes(PAGE)
 RUN_MAX = 1024                          # pages in one piece
 
 
-@contextmanager
-def mapped(fd: int) -> Iterator[mmap.mmap]:
-    """The memfd; closed only where nothing refers to it any more."""
-    memory = mmap.mmap(fd, 0)
-    try:
-        yield memory
-    finally:
-        memory.close()
-
-
-def allocated(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """What the host has allocated of the file (start, end); the rest is zero."""
-    at = 0
-    while at < size:
-        try:
-            start = os.lseek(fd, at, os.SEEK_DATA)
-        except OSError:                 # nothing from there on
-            return
-        at = min(os.lseek(fd, start, os.SEEK_HOLE), size)
-        if start < at:
-            yield start - start % PAGE, at
-
-
 class Packed:
     """What `write` is to have of RAM; `pieces` are views of it."""
 
-    def __init__(self, memory: memoryview, fd: int) -> None:
+    def __init__(self, memory: memoryview, touched: Iterable[tuple[int, int]]) -> None:
+        """`touched`: the parts (offset, bytes) that may be other than zero."""
         self.table = bytearray()
         self.pieces: list[Buffer] = []
         self._memory = memory
@@ -53,8 +30,8 @@ class Packed:
         self._known: dict[bytes, int] = {}
         self._extent = (0, 0, 0)        # first page, pages, first stored page
         self._run = (0, 0)              # bytes of a piece that grows
-        for start, end in allocated(fd, len(memory)):
-            for at in range(start, end, PAGE):
+        for start, length in touched:
+            for at in range(start, start + length, PAGE):
                 page = memory[at : at + PAGE]
                 if page != ZERO:
                     self._add(at, page)
@@ -111,9 +88,11 @@ class Extents:
         for first, count, stored in self._extents:
             yield first * PAGE, self.pages[stored * PAGE : (stored + count) * PAGE]
 
-
-def unpack(extents: Extents, memory: mmap.mmap) -> None:
-    """Makes RAM what it was; nobody else uses it meanwhile."""
-    memory.madvise(mmap.MADV_REMOVE, 0, len(memory))
-    for at, pages in extents:
-        memory[at : at + len(pages)] = pages
+    def adopted_by(self, vm: Any) -> None:
+        """Makes it a machine's RAM (`_native.Vm.adopt`)."""
+        with open(os.memfd_create("ring3-checkpoint"), "wb", buffering=0) as file:
+            at = 0
+            while at < len(self.pages):
+                at += file.write(self.pages[at:])
+            places = [(first * PAGE, count * PAGE, stored * PAGE) for first, count, stored in self._extents]
+            vm.adopt([(start, length, file.fileno(), offset) for start, length, offset in places])

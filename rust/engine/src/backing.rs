@@ -1,0 +1,770 @@
+//! What guest RAM is made of, and how it is frozen: an immutable image of all of it in milliseconds,
+//! which any number of machines, in this process and others, go on from.
+//!
+//! Theory.  RAM begins as one memfd, mapped shared.  The first `freeze` maps that file privately in
+//! its own place: it changes no more, and stores from then on are copies of the host's pages, made
+//! as they happen.  It costs the same however much the guest has touched.  A later `freeze` writes
+//! the pages that were copied since (the host tells which: /proc/self/pagemap) to another memfd and
+//! maps that over them.  So what is frozen is a list of *extents*: a range of RAM, a file, and where
+//! it lies there; what none covers is zero.  Whoever maps the extents privately has the same RAM.
+//! Addresses never change, so nothing that was derived from them does.
+//!
+//! Invariants: 1. `Own`: RAM is the file.  `Frozen`: RAM is the extents, with the mapping's own pages
+//! in front of them; nobody writes to a file in an extent (our own are sealed).  2. A part of RAM
+//! that is not mapped as its extent says is the mapping's own, equal in content: mapping is never
+//! needed to be right, so it may be left out where it would cost the host too many mappings.
+//! 3. Whoever freezes or replaces RAM sees to it that nobody stores to it meanwhile.
+//!
+//! Offsets and sizes in bytes, whole pages.
+
+use crate::mapping::{Mapping, Source};
+use crate::memory::PAGE;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Error, ErrorKind, Result};
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// Holes in the first file up to this long are left in its extents: they are zero there, too.
+const HOLE_BYTES: u64 = 64 << 10;
+/// Unchanged pages up to this many between changed ones are written with them.
+const GAP_BYTES: u64 = 2 * PAGE;
+/// Files may have this much that is of no use any more, besides as much as is of use.
+const SLACK_BYTES: u64 = 16 << 20;
+/// Extents mapped by all machines of this process.
+static MAPPED: AtomicUsize = AtomicUsize::new(0);
+
+/// A file with frozen RAM.
+#[derive(Debug)]
+pub struct Frozen {
+    file: File,
+    /// Device and inode: two descriptors of one file are the same.
+    id: (u64, u64),
+    /// What it takes of the host's memory; 0 for a file that somebody else made.
+    held_bytes: u64,
+}
+
+impl Frozen {
+    fn new(file: File, ours: bool) -> Result<Frozen> {
+        let found = file.metadata()?;
+        let held_bytes = if ours { found.blocks() * 512 } else { 0 };
+        Ok(Frozen {
+            file,
+            id: (found.dev(), found.ino()),
+            held_bytes,
+        })
+    }
+
+    /// A file of somebody else's, which nobody writes to any more.
+    pub fn foreign(fd: OwnedFd) -> Result<Frozen> {
+        Frozen::new(File::from(fd), false)
+    }
+
+    pub fn fd(&self) -> i32 {
+        self.file.as_raw_fd()
+    }
+}
+
+/// `bytes` of RAM from `start` on are in a file from `offset` on.
+#[derive(Clone, Debug)]
+pub struct Extent {
+    pub start: u64,
+    pub bytes: u64,
+    pub file: Arc<Frozen>,
+    pub offset: u64,
+    /// Of the mapping that has it: not left out (invariant 2).
+    mapped: bool,
+}
+
+impl Extent {
+    pub fn new(start: u64, bytes: u64, file: Arc<Frozen>, offset: u64) -> Extent {
+        Extent {
+            start,
+            bytes,
+            file,
+            offset,
+            mapped: false,
+        }
+    }
+
+    fn end(&self) -> u64 {
+        self.start + self.bytes
+    }
+
+    fn range(&self) -> Range<u64> {
+        self.start..self.end()
+    }
+
+    /// The part of it in a range that it has something of.
+    fn part(&self, range: Range<u64>) -> Extent {
+        let start = self.start.max(range.start);
+        let end = self.end().min(range.end);
+        Extent {
+            start,
+            bytes: end - start,
+            offset: self.offset + (start - self.start),
+            ..self.clone()
+        }
+    }
+
+    /// Where in which file RAM's byte 0 would be: equal for neighbours that go on in the file.
+    fn origin(&self) -> ((u64, u64), u64) {
+        (self.file.id, self.offset.wrapping_sub(self.start))
+    }
+}
+
+/// RAM, and what chips brought along, at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Image {
+    pub bytes: u64,
+    /// In order, without overlaps; what none covers is zero.
+    pub extents: Vec<Extent>,
+}
+
+impl Image {
+    /// Ranges that differ from an older image, and perhaps some that don't.
+    pub fn changed_since(&self, older: &Image) -> Vec<Range<u64>> {
+        let mut edges: Vec<u64> = vec![0, self.bytes];
+        for extent in self.extents.iter().chain(&older.extents) {
+            edges.extend([extent.start, extent.end().min(self.bytes)]);
+        }
+        edges.sort_unstable();
+        edges.dedup();
+        let (mut new, mut old) = (Cursor(&self.extents), Cursor(&older.extents));
+        let mut changed = Vec::new();
+        for edge in edges.windows(2) {
+            let at = edge[0];
+            let origin = |extent: Option<&Extent>| extent.map(Extent::origin);
+            if origin(new.at(at)) != origin(old.at(at)) {
+                join(&mut changed, at..edge[1], 0);
+            }
+        }
+        changed
+    }
+
+    /// Maps it anywhere, for reading.
+    pub fn map(&self) -> Result<Mapping> {
+        let mapping = Mapping::new(self.bytes as usize, &Source::Zeros)?;
+        show(&mapping, &mut self.extents.clone())?;
+        Ok(mapping)
+    }
+}
+
+/// The extent at an offset, of offsets that grow.
+struct Cursor<'a>(&'a [Extent]);
+
+impl<'a> Cursor<'a> {
+    fn at(&mut self, offset: u64) -> Option<&'a Extent> {
+        while let Some((first, rest)) = self.0.split_first() {
+            if first.end() > offset {
+                return (first.start <= offset).then_some(first);
+            }
+            self.0 = rest;
+        }
+        None
+    }
+}
+
+/// Adds a range behind others, which may overlap the last; what lies between is taken in up to `gap`.
+fn join(ranges: &mut Vec<Range<u64>>, range: Range<u64>, gap: u64) {
+    match ranges.last_mut() {
+        Some(last) if range.start <= last.end.saturating_add(gap) => {
+            last.end = last.end.max(range.end);
+        }
+        _ => ranges.push(range),
+    }
+}
+
+fn joined(mut ranges: Vec<Range<u64>>, gap: u64) -> Vec<Range<u64>> {
+    ranges.sort_unstable_by_key(|range| range.start);
+    let mut all = Vec::new();
+    for range in ranges {
+        join(&mut all, range, gap);
+    }
+    all
+}
+
+/// What of the extents lies outside the ranges.
+fn without(extents: &[Extent], ranges: &[Range<u64>]) -> Vec<Extent> {
+    let mut left = Vec::new();
+    let mut at = 0;
+    for extent in extents {
+        while at < ranges.len() && ranges[at].end <= extent.start {
+            at += 1;
+        }
+        let mut start = extent.start;
+        for range in ranges[at..].iter().take_while(|r| r.start < extent.end()) {
+            if range.start > start {
+                left.push(extent.part(start..range.start));
+            }
+            start = range.end;
+        }
+        if start < extent.end() {
+            left.push(extent.part(start..extent.end()));
+        }
+    }
+    left
+}
+
+// --- mapping extents ---
+
+/// How many extents all machines of this process may map.
+fn extents_max() -> usize {
+    static MAX: OnceLock<usize> = OnceLock::new();
+    *MAX.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
+        text.trim().parse().unwrap_or(65_530) / 4
+    })
+}
+
+/// Puts the extents into a mapping that nobody uses yet; those that would be too many are copied.
+fn show(mapping: &Mapping, extents: &mut [Extent]) -> Result<()> {
+    for extent in extents.iter_mut() {
+        extent.mapped = false;
+    }
+    map_largest(mapping, extents);
+    for extent in extents.iter().filter(|extent| !extent.mapped) {
+        let target = part_of(mapping, extent.range());
+        // SAFETY: inside the mapping, and nobody else uses it (invariant 3).
+        extent
+            .file
+            .file
+            .read_exact_at(unsafe { &mut *target }, extent.offset)?;
+    }
+    Ok(())
+}
+
+/// Maps those of the extents that aren't; if they are too many, the largest.
+fn map_largest(mapping: &Mapping, extents: &mut [Extent]) {
+    let room = extents_max().saturating_sub(MAPPED.load(Ordering::Relaxed));
+    let mut sizes: Vec<u64> = extents
+        .iter()
+        .filter(|e| !e.mapped)
+        .map(|e| e.bytes)
+        .collect();
+    sizes.sort_unstable_by(|a, b| b.cmp(a));
+    let too_small = sizes.get(room).copied().unwrap_or(0);
+    for extent in extents
+        .iter_mut()
+        .filter(|e| !e.mapped && e.bytes > too_small)
+    {
+        let source = Source::Private(extent.file.file.as_fd(), extent.offset);
+        extent.mapped = mapping.replace(extent.range(), &source).is_ok();
+    }
+}
+
+fn part_of(mapping: &Mapping, range: Range<u64>) -> *mut [u8] {
+    assert!(range.start <= range.end && range.end <= mapping.bytes());
+    // SAFETY: inside the mapping, as just checked.
+    let start = unsafe { mapping.start().add(range.start as usize) };
+    std::ptr::slice_from_raw_parts_mut(start, (range.end - range.start) as usize)
+}
+
+// --- what the host knows ---
+
+/// What it has allocated of a file.
+fn allocated(file: &File, bytes: u64, gap: u64) -> Vec<Range<u64>> {
+    let seek = |from: u64, whence| {
+        // SAFETY: plain system call on our own descriptor, whose position nobody uses.
+        let at = unsafe { libc::lseek(file.as_raw_fd(), from as libc::off_t, whence) };
+        u64::try_from(at).ok()
+    };
+    let mut ranges = Vec::new();
+    let mut at = 0;
+    while let Some(start) = seek(at, libc::SEEK_DATA)
+        && start < bytes
+    {
+        at = seek(start, libc::SEEK_HOLE).unwrap_or(bytes).min(bytes);
+        join(&mut ranges, start..at, gap);
+    }
+    ranges
+}
+
+/// Pages of a mapping that are its own: neither of its files, nor untouched.  Documentation/admin-guide/
+/// mm/pagemap.rst of Linux has the bits.
+fn own_pages(mapping: &Mapping, bytes: u64) -> Result<Vec<Range<u64>>> {
+    const PRESENT: u64 = 1 << 63;
+    const SWAPPED: u64 = 1 << 62;
+    const OF_FILE: u64 = 1 << 61;
+    let pagemap = File::open("/proc/self/pagemap")?;
+    let mut entries = vec![0; 64 << 10];
+    let mut ranges = Vec::new();
+    let mut at = 0;
+    while at < bytes {
+        let count = ((bytes - at) / PAGE * 8).min(entries.len() as u64) as usize;
+        let first = (mapping.start() as u64 + at) / PAGE * 8;
+        pagemap.read_exact_at(&mut entries[..count], first)?;
+        for entry in entries[..count].as_chunks().0 {
+            let entry = u64::from_ne_bytes(*entry);
+            if entry & (PRESENT | SWAPPED) != 0 && entry & OF_FILE == 0 {
+                join(&mut ranges, at..at + PAGE, 0);
+            }
+            at += PAGE;
+        }
+    }
+    Ok(ranges)
+}
+
+fn memfd() -> Result<File> {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    // SAFETY: the name is a C string; the call has no other memory effect.
+    let fd = unsafe { libc::memfd_create(c"ring3-ram".as_ptr(), flags) };
+    if fd < 0 {
+        return Err(Error::last_os_error());
+    }
+    // SAFETY: a fresh descriptor that nobody else has.
+    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+/// From now on nobody can write to it; the kernel refuses if somebody has it mapped for that.
+fn seal(file: &File) -> Result<()> {
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
+    // SAFETY: plain system call on our own descriptor.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } != 0 {
+        return Err(Error::last_os_error());
+    }
+    Ok(())
+}
+
+// --- RAM ---
+
+enum State {
+    Own(File),
+    Frozen(Vec<Extent>),
+}
+
+/// What the RAM of a machine is made of; every call is given the mapping that it is.
+pub struct Backing {
+    state: State,
+    /// Extents that it has mapped, of all `MAPPED`.
+    mapped: usize,
+}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        self.count(0);
+    }
+}
+
+impl Backing {
+    /// RAM of so many bytes, all zero, in a mapping that has room for more.
+    pub fn new(bytes: u64, capacity: u64) -> Result<(Backing, Mapping)> {
+        let file = memfd()?;
+        file.set_len(bytes)?;
+        let mapping = Mapping::new(capacity as usize, &Source::Shared(file.as_fd()))?;
+        let state = State::Own(file);
+        Ok((Backing { state, mapped: 0 }, mapping))
+    }
+
+    /// There is more of it.
+    pub fn grow(&mut self, mapping: &Mapping, bytes: Range<u64>) -> Result<()> {
+        match &self.state {
+            State::Own(file) => file.set_len(bytes.end),
+            State::Frozen(_) => mapping.replace(bytes, &Source::Zeros),
+        }
+    }
+
+    /// What may be other than zero.
+    pub fn touched(&self, mapping: &Mapping, bytes: u64) -> Result<Vec<Range<u64>>> {
+        match &self.state {
+            State::Own(file) => Ok(allocated(file, bytes, 0)),
+            State::Frozen(extents) => {
+                let mut ranges = own_pages(mapping, bytes)?;
+                let inside = extents.iter().filter(|extent| extent.start < bytes);
+                ranges.extend(inside.map(|extent| extent.start..extent.end().min(bytes)));
+                Ok(joined(ranges, 0))
+            }
+        }
+    }
+
+    /// RAM as it is now; what is stored from now on is not seen in that.
+    pub fn freeze(&mut self, mapping: &Mapping, bytes: u64) -> Result<Image> {
+        let extents = match &mut self.state {
+            State::Own(_) => self.freeze_first(mapping, bytes)?,
+            State::Frozen(extents) => {
+                let known = std::mem::take(extents);
+                match freeze_again(mapping, &known, bytes) {
+                    Ok(extents) => extents,
+                    Err(error) => {
+                        *extents = known;
+                        return Err(error);
+                    }
+                }
+            }
+        };
+        self.set(extents.clone());
+        Ok(Image { bytes, extents })
+    }
+
+    fn freeze_first(&mut self, mapping: &Mapping, bytes: u64) -> Result<Vec<Extent>> {
+        let State::Own(file) = &self.state else {
+            return Err(Error::from(ErrorKind::InvalidInput));
+        };
+        let file = Frozen::new(file.try_clone()?, true)?;
+        mapping.replace(0..bytes, &Source::Private(file.file.as_fd(), 0))?;
+        let file = Arc::new(file);
+        let all = Extent::new(0, bytes, file.clone(), 0);
+        // From here on it is frozen, whatever fails.
+        self.set(vec![all.clone()]);
+        mapping.replace(bytes..mapping.bytes(), &Source::Zeros)?;
+        seal(&file.file)?;
+        let mut extents = Vec::new();
+        let mut hole = 0;
+        for range in allocated(&file.file, bytes, HOLE_BYTES) {
+            // Else the first store there takes a page of the file, too.
+            let _ = mapping.replace(hole..range.start, &Source::Zeros);
+            hole = range.end;
+            extents.push(Extent {
+                mapped: true,
+                ..all.part(range)
+            });
+        }
+        let _ = mapping.replace(hole..bytes, &Source::Zeros);
+        Ok(extents)
+    }
+
+    /// RAM becomes what the extents say; they must be good (`check`).  After an error it is nothing.
+    pub fn adopt(&mut self, mapping: &Mapping, mut extents: Vec<Extent>) -> Result<()> {
+        mapping.replace(0..mapping.bytes(), &Source::Zeros)?;
+        self.set(Vec::new());
+        show(mapping, &mut extents)?;
+        self.set(extents);
+        Ok(())
+    }
+
+    fn set(&mut self, extents: Vec<Extent>) {
+        self.count(extents.iter().filter(|extent| extent.mapped).count());
+        self.state = State::Frozen(extents);
+    }
+
+    fn count(&mut self, mapped: usize) {
+        MAPPED.fetch_add(mapped, Ordering::Relaxed);
+        MAPPED.fetch_sub(self.mapped, Ordering::Relaxed);
+        self.mapped = mapped;
+    }
+}
+
+/// Whether extents are whole pages in order within `bytes` of RAM and within their files.
+pub fn check(extents: &[Extent], bytes: u64) -> Result<()> {
+    let mut end = 0;
+    for extent in extents {
+        let whole = [extent.start, extent.bytes, extent.offset].map(|n| n.is_multiple_of(PAGE));
+        let length = extent.file.file.metadata()?.len();
+        let inside = |from: u64, all: u64| from <= all && extent.bytes <= all - from;
+        let fits = inside(extent.start, bytes) && inside(extent.offset, length);
+        if whole != [true; 3] || !fits || extent.start < end {
+            return Err(Error::from(ErrorKind::InvalidInput));
+        }
+        end = extent.end();
+    }
+    Ok(())
+}
+
+/// The extents of RAM after what is its own now has gone to a file.
+fn freeze_again(mapping: &Mapping, known: &[Extent], bytes: u64) -> Result<Vec<Extent>> {
+    let (zero, mut data) = sorted_out(mapping, own_pages(mapping, bytes)?);
+    data.extend(in_wasteful_files(known));
+    let data = joined(data, GAP_BYTES);
+    let mut extents = without(&without(known, &zero), &data);
+    extents.extend(written(mapping, &data)?);
+    extents.sort_unstable_by_key(|extent| extent.start);
+    for range in zero {
+        // Where it fails, the zeros stay the mapping's own.
+        let _ = mapping.replace(range, &Source::Zeros);
+    }
+    map_largest(mapping, &mut extents);
+    Ok(extents)
+}
+
+/// Pages that are zero, and the others.
+fn sorted_out(mapping: &Mapping, own: Vec<Range<u64>>) -> (Vec<Range<u64>>, Vec<Range<u64>>) {
+    let (mut zero, mut data) = (Vec::new(), Vec::new());
+    for start in own
+        .into_iter()
+        .flat_map(|range| range.step_by(PAGE as usize))
+    {
+        let page = start..start + PAGE;
+        let words =
+            part_of(mapping, page.clone()) as *const [u8] as *const [u64; PAGE as usize / 8];
+        // SAFETY: a whole page of the mapping, and nobody writes to it (invariant 3).
+        let is_zero = unsafe { &*words }.iter().all(|word| *word == 0);
+        join(if is_zero { &mut zero } else { &mut data }, page, 0);
+    }
+    (zero, data)
+}
+
+/// What is of use in files of ours that are mostly of no use any more.
+fn in_wasteful_files(extents: &[Extent]) -> Vec<Range<u64>> {
+    let mut files: HashMap<(u64, u64), (u64, u64)> = HashMap::new();
+    for extent in extents {
+        let (held, used) = files.entry(extent.file.id).or_default();
+        *held = extent.file.held_bytes;
+        *used += extent.bytes;
+    }
+    let (held, used) = files
+        .values()
+        .fold((0, 0), |all, f| (all.0 + f.0, all.1 + f.1.min(f.0)));
+    if held <= 2 * used + SLACK_BYTES {
+        return Vec::new();
+    }
+    let wasteful = |extent: &&Extent| files[&extent.file.id].0 > 2 * files[&extent.file.id].1;
+    extents.iter().filter(wasteful).map(Extent::range).collect()
+}
+
+/// Writes ranges of RAM one after the other to a new file.
+fn written(mapping: &Mapping, ranges: &[Range<u64>]) -> Result<Vec<Extent>> {
+    if ranges.is_empty() {
+        return Ok(Vec::new());
+    }
+    let file = memfd()?;
+    let mut offset = 0;
+    let mut places = Vec::new();
+    for range in ranges {
+        let part = part_of(mapping, range.clone());
+        // SAFETY: inside the mapping, and nobody writes to it (invariant 3).
+        file.write_all_at(unsafe { &*part }, offset)?;
+        places.push(offset);
+        offset += range.end - range.start;
+    }
+    seal(&file)?;
+    let file = Arc::new(Frozen::new(file, true)?);
+    let extent = |(range, offset): (&Range<u64>, u64)| {
+        Extent::new(range.start, range.end - range.start, file.clone(), offset)
+    };
+    Ok(ranges.iter().zip(places).map(extent).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGES: u64 = 64;
+    const BYTES: u64 = PAGES * PAGE;
+
+    struct Ram {
+        backing: Backing,
+        mapping: Mapping,
+    }
+
+    impl Ram {
+        fn new() -> Ram {
+            let (backing, mapping) = Backing::new(BYTES, BYTES + 8 * PAGE).unwrap();
+            Ram { backing, mapping }
+        }
+
+        fn of(image: &Image) -> Ram {
+            let mut ram = Ram::new();
+            ram.backing
+                .adopt(&ram.mapping, image.extents.clone())
+                .unwrap();
+            ram
+        }
+
+        fn bytes(&self) -> &[u8] {
+            // SAFETY: the mapping is the tests' own.
+            unsafe { &*part_of(&self.mapping, 0..BYTES) }
+        }
+
+        fn bytes_mut(&mut self) -> &mut [u8] {
+            // SAFETY: as above.
+            unsafe { &mut *part_of(&self.mapping, 0..BYTES) }
+        }
+
+        fn fill(&mut self, page: u64, with: u8) {
+            self.bytes_mut()[(page * PAGE) as usize..][..PAGE as usize].fill(with);
+        }
+
+        fn first_bytes(&self) -> Vec<u8> {
+            self.bytes()
+                .iter()
+                .step_by(PAGE as usize)
+                .copied()
+                .collect()
+        }
+
+        fn freeze(&mut self) -> Image {
+            self.backing.freeze(&self.mapping, BYTES).unwrap()
+        }
+    }
+
+    fn content(image: &Image) -> Vec<u8> {
+        let mapping = image.map().unwrap();
+        // SAFETY: nobody writes to the fresh mapping.
+        unsafe { &*part_of(&mapping, 0..image.bytes) }.to_vec()
+    }
+
+    #[test]
+    fn an_image_keeps_what_ram_was_at_each_freeze() {
+        let mut ram = Ram::new();
+        let mut images = Vec::new();
+        for round in 1..6u8 {
+            for page in (round as u64..PAGES).step_by(round as usize * 7) {
+                ram.fill(page, round);
+            }
+            let image = ram.freeze();
+            images.push((ram.bytes().to_vec(), image));
+        }
+        ram.bytes_mut().fill(0xFF);
+        for (bytes, image) in images {
+            assert!(content(&image) == bytes);
+        }
+    }
+
+    #[test]
+    fn machines_that_go_on_from_an_image_do_not_see_each_other() {
+        let mut parent = Ram::new();
+        parent.fill(3, 1);
+        let image = parent.freeze();
+        let (mut one, two) = (Ram::of(&image), Ram::of(&image));
+        parent.fill(3, 2);
+        one.fill(3, 3);
+        one.fill(40, 3);
+        assert_eq!((parent.first_bytes()[3], two.first_bytes()[3]), (2, 1));
+        assert_eq!((parent.first_bytes()[40], two.first_bytes()[40]), (0, 0));
+    }
+
+    #[test]
+    fn a_copy_can_be_frozen_and_copied_again() {
+        let mut parent = Ram::new();
+        parent.fill(1, 1);
+        let mut child = Ram::of(&parent.freeze());
+        child.fill(2, 2);
+        let grandchild = Ram::of(&child.freeze());
+        child.fill(1, 9);
+        assert_eq!(grandchild.first_bytes()[..4], [0, 1, 2, 0]);
+    }
+
+    #[test]
+    fn addresses_and_contents_stay_when_ram_is_frozen() {
+        let mut ram = Ram::new();
+        ram.fill(5, 5);
+        let before = ram.mapping.start();
+        ram.freeze();
+        ram.fill(6, 6);
+        ram.freeze();
+        assert_eq!(ram.mapping.start(), before);
+        assert_eq!(ram.first_bytes()[4..8], [0, 5, 6, 0]);
+    }
+
+    #[test]
+    fn files_of_an_image_cannot_be_written() {
+        let mut ram = Ram::new();
+        ram.fill(0, 1);
+        let image = ram.freeze();
+        assert!(image.extents[0].file.file.write_all_at(b"x", 0).is_err());
+    }
+
+    #[test]
+    fn an_unchanged_ram_is_frozen_without_another_file() {
+        let mut ram = Ram::new();
+        ram.fill(9, 1);
+        let first = ram.freeze();
+        let second = ram.freeze();
+        assert!(second.changed_since(&first).is_empty());
+        assert_eq!(first.extents.len(), second.extents.len());
+    }
+
+    #[test]
+    fn changes_between_images_are_found() {
+        let mut ram = Ram::new();
+        ram.fill(9, 1);
+        ram.fill(30, 1);
+        let first = ram.freeze();
+        ram.fill(10, 2);
+        ram.fill(30, 0);
+        ram.fill(50, 0);
+        let second = ram.freeze();
+        let changed = [10 * PAGE..11 * PAGE, 30 * PAGE..31 * PAGE];
+        assert_eq!(second.changed_since(&first), changed);
+        assert_eq!(first.changed_since(&second), changed);
+    }
+
+    #[test]
+    fn pages_that_became_zero_take_nothing() {
+        let mut ram = Ram::new();
+        ram.bytes_mut().fill(7);
+        ram.freeze();
+        ram.bytes_mut().fill(0);
+        let image = ram.freeze();
+        assert!(image.extents.is_empty());
+        assert!(ram.bytes().iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn memory_that_is_added_after_a_freeze_is_zero_and_frozen_next_time() {
+        let mut ram = Ram::new();
+        ram.freeze();
+        let more = BYTES..BYTES + 4 * PAGE;
+        ram.backing.grow(&ram.mapping, more.clone()).unwrap();
+        // SAFETY: inside the mapping.
+        let part = unsafe { &mut *part_of(&ram.mapping, more.clone()) };
+        assert!(part.iter().all(|byte| *byte == 0));
+        part.fill(4);
+        let image = ram.backing.freeze(&ram.mapping, more.end).unwrap();
+        assert_eq!(content(&image)[BYTES as usize..], [4; 4 * PAGE as usize]);
+    }
+
+    #[test]
+    fn extents_that_are_not_mapped_are_copied() {
+        let mut ram = Ram::new();
+        for page in (0..PAGES).step_by(4) {
+            ram.fill(page, page as u8 + 1);
+        }
+        ram.freeze();
+        for page in (2..PAGES).step_by(8) {
+            ram.fill(page, 0x80);
+        }
+        let expected = ram.bytes().to_vec();
+        let image = ram.freeze();
+        MAPPED.fetch_add(extents_max(), Ordering::Relaxed);
+        let mut copy = Ram::of(&image);
+        let again = copy.freeze();
+        MAPPED.fetch_sub(extents_max(), Ordering::Relaxed);
+        assert!(copy.bytes() == expected && content(&again) == expected);
+    }
+
+    #[test]
+    fn files_without_use_are_let_go() {
+        let mut ram = Ram::new();
+        ram.bytes_mut().fill(1);
+        for round in 0..200u8 {
+            ram.fill(round as u64 % PAGES, round);
+            let mut image = ram.freeze();
+            // As if the files were larger than what may be wasted.
+            for extent in &mut image.extents {
+                let mut file = Frozen::new(extent.file.file.try_clone().unwrap(), true).unwrap();
+                file.held_bytes *= SLACK_BYTES / PAGE;
+                extent.file = Arc::new(file);
+            }
+            let files = |extents: &[Extent]| {
+                let ids: std::collections::HashSet<_> = extents.iter().map(|e| e.file.id).collect();
+                ids.len()
+            };
+            ram.backing.set(image.extents.clone());
+            assert!(files(&image.extents) <= PAGES as usize);
+        }
+        let before = ram.bytes().to_vec();
+        let image = ram.freeze();
+        assert!(content(&image) == before);
+    }
+
+    #[test]
+    fn extents_beyond_ram_or_file_or_out_of_order_are_refused() {
+        let mut ram = Ram::new();
+        ram.fill(0, 1);
+        let file = ram.freeze().extents[0].file.clone();
+        let extent = |start, pages, offset| {
+            Extent::new(start * PAGE, pages * PAGE, file.clone(), offset * PAGE)
+        };
+        let bad = |extents: &[Extent]| check(extents, BYTES).is_err();
+        assert!(!bad(&[extent(0, 2, 8), extent(2, PAGES - 2, 0)]));
+        assert!(bad(&[extent(1, PAGES, 0)]));
+        assert!(bad(&[extent(0, 2, PAGES - 1)]));
+        assert!(bad(&[extent(0, 2, 0), extent(1, 1, 0)]));
+        assert!(bad(&[Extent::new(0, PAGE, file.clone(), 1)]));
+        assert!(bad(&[extent(u64::MAX / PAGE, 2, 0)]));
+    }
+}

@@ -1,0 +1,79 @@
+//! Address ranges of the host's, by `mmap`.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::NonNull;
+
+/// Memory that the host gave by `mmap`; unmapped when dropped.
+pub struct Mapping {
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: a Mapping is an address range; accesses through it are the owner's concern.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+/// Where the bytes of a mapping come from, and where stores to it go.
+pub enum Source<'a> {
+    /// Zeros; stores are the mapping's own.
+    Zeros,
+    /// A file that stores go to.
+    Shared(BorrowedFd<'a>),
+    /// A file from an offset on; stores are the mapping's own (copy-on-write).
+    Private(BorrowedFd<'a>, u64),
+}
+
+/// A null `at`: anywhere.
+fn map(at: *mut u8, bytes: usize, source: &Source) -> std::io::Result<NonNull<u8>> {
+    let (kind, fd, offset) = match source {
+        Source::Zeros => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0),
+        Source::Shared(fd) => (libc::MAP_SHARED, fd.as_raw_fd(), 0),
+        Source::Private(fd, offset) => (libc::MAP_PRIVATE, fd.as_raw_fd(), *offset),
+    };
+    let fixed = if at.is_null() { 0 } else { libc::MAP_FIXED };
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let kind = kind | fixed | libc::MAP_NORESERVE;
+    // SAFETY: at an address of the kernel's choice it touches nothing of ours; a fixed one lies in a
+    // mapping of ours (`Mapping::replace`).
+    let p = unsafe { libc::mmap(at.cast(), bytes, protection, kind, fd, offset as i64) };
+    if p == libc::MAP_FAILED {
+        return Err(std::io::Error::last_os_error());
+    }
+    NonNull::new(p.cast()).ok_or_else(std::io::Error::last_os_error)
+}
+
+impl Mapping {
+    pub fn new(bytes: usize, source: &Source) -> std::io::Result<Mapping> {
+        let bytes = bytes.max(1);
+        let start = map(std::ptr::null_mut(), bytes, source)?;
+        Ok(Mapping { start, bytes })
+    }
+
+    pub fn start(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes as u64
+    }
+
+    /// Gives a part of it, of whole pages, another source.  Addresses stay, and there is no moment
+    /// without memory behind them.
+    pub fn replace(&self, range: std::ops::Range<u64>, source: &Source) -> std::io::Result<()> {
+        assert!(range.start <= range.end && range.end <= self.bytes());
+        if range.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: inside the mapping, as just checked.
+        let at = unsafe { self.start().add(range.start as usize) };
+        map(at, (range.end - range.start) as usize, source).map(drop)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: start and bytes are those of our own mapping.
+        unsafe { libc::munmap(self.start().cast(), self.bytes) };
+    }
+}
