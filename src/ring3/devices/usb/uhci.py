@@ -5,11 +5,12 @@ registers and fields are the design guide's.
 
 A real controller walks its schedule in memory each millisecond.  Here it does so while there is something to
 do: as long as transfers complete, or a device has something to send.  Otherwise every transaction would be a
-NAK, and only IDLE_FRAMES-th frames are looked at, for transfers newly queued.  FRNUM counts on by the clock.
+NAK, and the schedule is looked at each FRAMES_MAX frames, for transfers newly queued.  FRNUM counts on by the
+clock.
 
-While there is, all the frames since the last look (FRAMES_MAX at most) are walked at once, so a transfer in
-one of many frames is found at once, too.  A transfer descriptor is retired when its transaction is: nothing
-takes time on the wire.
+A look is at all the frames since the last one (FRAMES_MAX at most), for an interrupt transfer is in one of
+many.  What they share is walked once, as long as nothing in it makes progress.  A transfer descriptor is
+retired when its transaction is: nothing takes time on the wire.
 
 Modelled: control, bulk, interrupt and isochronous descriptors, depth and breadth first, short packets,
 errors of devices that aren't there, both ports, resets, suspend, resume and remote wake-up.  Not modelled:
@@ -30,11 +31,11 @@ from ring3.irq import IrqLine
 
 PORTS = 32
 FRAME_NS = 1_000_000
-IDLE_FRAMES = 32
+FRAME_LIST = 1024                       # entries
+FRAMES_MAX = 32                         # of one walk
 BUSY_FRAMES = 32                        # how long after the last transfer each frame is looked at
-FRAMES_MAX = 8
 TRANSFERS_MAX = 64                      # of one walk; a frame has room for some 19 of the longest
-LINKS_MAX = 512                         # of one frame: a schedule that runs in circles ends, too
+LINKS_MAX = 1024                        # of one walk: a schedule that runs in circles ends, too
 
 
 class Reg:
@@ -278,24 +279,30 @@ class Uhci(PciFunction):
         if not self._runs():
             self._timer.cancel()
             return
-        stride = 1 if self.state.busy > 0 or self._pending() else IDLE_FRAMES
+        stride = 1 if self.state.busy > 0 or self._pending() else FRAMES_MAX
         self._timer.arm(self._frame_ns(self._elapsed() + stride))
 
     def _due(self) -> None:
         s = self.state
         elapsed = self._elapsed()
         passed = max(1, elapsed - s.walked)
-        frames = min(passed, FRAMES_MAX) if s.busy or self._pending() else 1
         s.walked, s.busy = elapsed, max(0, s.busy - passed)
         if s.config[Pci.COMMAND] & PciCommand.MASTER:
             walk = Walk(self._memory, self._enabled_devices())
-            for back in reversed(range(frames)):
-                entry = s.frame_list + 4 * (s.frame + elapsed - back & 0x3FF)
-                walk.frame(int.from_bytes(self._memory.read(entry, 4), "little"))
+            for link in self._frames(s.frame + elapsed, min(passed, FRAMES_MAX)):
+                walk.frame(link)
             if walk.transfers:
                 s.busy = BUSY_FRAMES
             self._report(walk)
         self._arm()
+
+    def _frames(self, last: int, count: int) -> list[int]:
+        """Entries of the frame list, which is a ring, up to the one of frame number `last`."""
+        first = last - count + 1 & FRAME_LIST - 1
+        in_row = min(count, FRAME_LIST - first)
+        base = self.state.frame_list
+        data = self._memory.read(base + 4 * first, 4 * in_row) + self._memory.read(base, 4 * (count - in_row))
+        return [int.from_bytes(data[at : at + 4], "little") for at in range(0, 4 * count, 4)]
 
     def _enabled_devices(self) -> list[UsbDevice]:
         return [
@@ -325,27 +332,31 @@ class Uhci(PciFunction):
 
 
 class Walk:
-    """One look at the schedule: queue heads and transfer descriptors (design guide, chapter 3)."""
+    """One look at the schedule: queue heads and transfer descriptors (design guide, chapter 3).
+
+    A queue that is come to again without a transfer since then has nothing to do, nor has what follows it.
+    """
 
     def __init__(self, memory: Memory, devices: Sequence[UsbDevice]) -> None:
         self._memory = memory
         self._devices = devices
         self.transfers = 0
+        self._seen: dict[int, int] = {}         # queue heads, and how many transfers there had been
+        self._links = LINKS_MAX
         self.complete = self.short = self.errors = False
 
     def frame(self, link: int) -> None:
         """From an entry of the frame list along its horizontal links."""
-        seen: dict[int, int] = {}       # queue heads, and how many transfers there had been
-        for _ in range(LINKS_MAX):
-            if link & Link.TERMINATE or self.transfers >= TRANSFERS_MAX:
-                return
+        seen = self._seen
+        while not link & Link.TERMINATE and self.transfers < TRANSFERS_MAX and self._links:
+            self._links -= 1
             address = link & Link.ADDRESS
             if not link & Link.QUEUE:
                 link = self._dword(address)
                 self._descriptor(address)
                 continue
             if seen.get(address) == self.transfers:
-                return                  # once around, and nothing to do
+                return
             seen[address] = self.transfers
             link, element = self._dwords(address, 2)
             self._queue(address, element)
