@@ -1,4 +1,4 @@
-"""What disk/test_faults.py kills: WHAT DIRECTORY SEED; it says `go` and works until it is done."""
+"""What tests/disk kill: WHAT DIRECTORY SEED [URL]; it says `go` and works until it is done."""
 
 import random
 import sys
@@ -41,7 +41,15 @@ def freeze(directory: Path, rng: random.Random) -> None:
             disk.flush()
 
 
+def fetch(directory: Path, rng: random.Random) -> None:
+    """All of a remote image, here and there."""
+    image = open_image(sys.argv[4], read_only=True)
+    while True:
+        offset = rng.randrange(image.size_bytes)
+        image.read(offset, min(rng.randrange(1, 300_000), image.size_bytes - offset))
+
+
 if __name__ == "__main__":
-    what, directory, seed = sys.argv[1:]
+    what, directory, seed = sys.argv[1:4]
     print("go", flush=True)
     globals()[what](Path(directory), random.Random(int(seed)))

@@ -1,6 +1,7 @@
 """`ring3 disk`: images of disks, on the host's side.
 
-DISK is an image's path; `commit` and `discard` take a machine's name as well, for all of its disks.
+DISK is an image's path, or, where it is only read, its URL; `commit` and `discard` take a machine's name as
+well, for all of its disks.
 """
 
 import contextlib
@@ -10,10 +11,12 @@ from pathlib import Path
 import click
 
 from ring3.cli.names import CONTEXT
+from ring3.config.places import Place, Url, below, is_url, place_of
 from ring3.config.size import format_size, parse_size
 from ring3.control import home
 from ring3.disk import create_image, modes, open_image, tools, vmdk
 from ring3.disk.probe import CREATED, FORMATS
+from ring3.disk.remote import cache as kept_blocks
 from ring3.disk.transfer import Progress, difference
 from ring3.errors import ConfigError
 
@@ -21,7 +24,17 @@ DIFFERENT = 1                           # exit status of compare, and of check f
 FORMAT = click.option("--format", "known", type=click.Choice(FORMATS), help="Of DISK, instead of guessing.")
 ANYWHERE = click.option("--backing-anywhere", "anywhere", is_flag=True,
                         help="Names in an image may lead out of its directory.")
+
+
+class PlaceType(click.ParamType[Place]):
+    name = "path or URL"
+
+    def convert(self, value: str, param: click.Parameter | None, context: click.Context | None) -> Place:
+        return place_of(value)
+
+
 DISK = click.argument("disk", type=click.Path(path_type=Path))
+READ = click.argument("disk", type=PlaceType())         # where a URL will do
 
 
 @click.group(context_settings=CONTEXT)
@@ -41,7 +54,7 @@ def create(disk: Path, size: str | None, wanted: str, backing: str) -> None:
     if backing:
         if wanted != "qcow2":
             raise ConfigError("disk: only qcow2 images have backing images: leave out --format or --backing")
-        facts = tools.info(disk.parent / backing)
+        facts = tools.info(place_of(below(disk.parent, backing)))
         size_bytes, known = facts.size_bytes, facts.format
     if size is not None:
         size_bytes = parse_size("disk", size)
@@ -51,10 +64,10 @@ def create(disk: Path, size: str | None, wanted: str, backing: str) -> None:
 
 
 @command.command()
-@DISK
+@READ
 @FORMAT
 @ANYWHERE
-def info(disk: Path, known: str | None, anywhere: bool) -> None:
+def info(disk: Place, known: str | None, anywhere: bool) -> None:
     """Say what an image is."""
     facts = tools.info(disk, known, anywhere=anywhere)
     rows = [("format", facts.format), ("size", f"{format_size(facts.size_bytes)} ({facts.size_bytes} bytes)"),
@@ -68,7 +81,7 @@ def info(disk: Path, known: str | None, anywhere: bool) -> None:
 
 
 @command.command()
-@DISK
+@READ
 @click.argument("target", type=click.Path(path_type=Path))
 @FORMAT
 @ANYWHERE
@@ -77,7 +90,7 @@ def info(disk: Path, known: str | None, anywhere: bool) -> None:
               help="Of a VMDK.")
 @click.option("--snapshot", help="An internal one of DISK.")
 def convert(
-    disk: Path, target: Path, known: str | None, anywhere: bool, wanted: str, kind: str,
+    disk: Place, target: Path, known: str | None, anywhere: bool, wanted: str, kind: str,
     snapshot: str | None,
 ) -> None:
     """Copy what DISK shows into the new image TARGET; zeros take no space there."""
@@ -90,11 +103,11 @@ def convert(
 
 
 @command.command()
-@DISK
+@READ
 @FORMAT
 @ANYWHERE
 @click.option("--repair", is_flag=True, help="Count a qcow2 image's clusters anew.")
-def check(disk: Path, known: str | None, anywhere: bool, repair: bool) -> int:
+def check(disk: Place, known: str | None, anywhere: bool, repair: bool) -> int:
     """Look for damage; exit status 1 if there is any."""
     if repair:
         tools.repair(disk, anywhere=anywhere)
@@ -115,7 +128,7 @@ def commit(name: str, force: bool, anywhere: bool) -> None:
     """
     for path, known, trusted in disks_of(name):
         with shown(f"keeping the changes of {path}") as progress:
-            if modes.undecided(path) is None:
+            if modes.undecided(path) is None and isinstance(path, Path):
                 tools.commit(path, progress, anywhere=anywhere)
             else:
                 modes.keep(path, progress, format=known, backing_anywhere=anywhere or trusted, force=force)
@@ -129,14 +142,30 @@ def discard(name: str) -> None:
         modes.discard(path)
 
 
-def disks_of(name: str) -> list[tuple[Path, str | None, bool]]:
+@command.command()
+@click.option("--clear", is_flag=True, help="Forget what is kept of URL, or of all.")
+@click.argument("url", required=False)
+def cache(clear: bool, url: str | None) -> None:
+    """List what is kept here of remote images: space on the host, the image's size, URL."""
+    if url is not None and not is_url(url):
+        raise ConfigError(f"disk: {url} is no URL: ring3 disk cache lists those that something is kept of")
+    if clear:
+        kept_blocks.clear(Url(url) if url is not None else None)
+        return
+    for each in kept_blocks.kept():
+        if url in (None, each.url):
+            click.echo(f"{format_size(each.host_bytes):>9} of {format_size(each.size_bytes):>9}  {each.url}")
+
+
+def disks_of(name: str) -> list[tuple[Place, str | None, bool]]:
     """Path, format and whether names in it are trusted: of that image, or of a machine's undecided disks."""
-    if Path(name).exists():
-        return [(Path(name), None, False)]
+    place = place_of(name)
+    if isinstance(place, Url) or place.exists():
+        return [(place, None, False)]
     disks = [disk for disk in home.existing(name).config().disks if modes.undecided(disk.path) is not None]
     if not disks:
         raise ConfigError(f"{name} has no disk with undecided changes: nothing is to be done")
-    return [(Path(each.path), None if each.format == "auto" else each.format, each.backing_anywhere)
+    return [(place_of(each.path), None if each.format == "auto" else each.format, each.backing_anywhere)
             for each in disks]
 
 
@@ -163,10 +192,10 @@ def resize(disk: Path, size: str, known: str | None, anywhere: bool, shrink: boo
 
 
 @command.command()
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
+@click.argument("first", type=PlaceType())
+@click.argument("second", type=PlaceType())
 @ANYWHERE
-def compare(first: Path, second: Path, anywhere: bool) -> int:
+def compare(first: Place, second: Place, anywhere: bool) -> int:
     """Say whether two images show the same disk; exit status 1 if not."""
     with contextlib.ExitStack() as opened:
         images = [open_image(path, read_only=True, backing_anywhere=anywhere) for path in (first, second)]
@@ -179,10 +208,10 @@ def compare(first: Path, second: Path, anywhere: bool) -> int:
 
 
 @command.command(name="map")
-@DISK
+@READ
 @FORMAT
 @ANYWHERE
-def show_map(disk: Path, known: str | None, anywhere: bool) -> None:
+def show_map(disk: Place, known: str | None, anywhere: bool) -> None:
     """List where an image has data: offset, length, kind, and how many images behind it that is."""
     for offset, length, kind, depth in tools.mapped(disk, known, anywhere=anywhere):
         click.echo(f"{offset:#14x} {length:#14x}  {kind:5} {depth}")

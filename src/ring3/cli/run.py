@@ -22,6 +22,7 @@ from ring3.char.stdio import Stdio
 from ring3.cli.options import machine_options, said
 from ring3.cli.stats import report
 from ring3.config import MachineConfig, configure, replace, toml
+from ring3.config.places import is_url, place_of
 from ring3.control import home
 from ring3.control.host import Hosted, claim
 from ring3.disk import modes
@@ -70,8 +71,9 @@ def decide_changes(config: MachineConfig, ask: bool) -> None:
             continue
         answer = "postpone"
         if ask and sys.stdin.isatty() and sys.stderr.isatty():
-            choices = click.Choice(["keep", "discard", "postpone"])
-            answer = click.prompt(f"{disk.path}: changes", type=choices, default=answer, err=True)
+            choices = ["discard", "postpone"] if is_url(disk.path) else ["keep", "discard", "postpone"]
+            choice = click.Choice(choices)
+            answer = click.prompt(f"{disk.path}: changes", type=choice, default=answer, err=True)
         match answer:
             case "keep":
                 known = None if disk.format == "auto" else disk.format
@@ -79,7 +81,7 @@ def decide_changes(config: MachineConfig, ask: bool) -> None:
             case "discard":
                 modes.discard(disk.path)
             case _:
-                remedy = f"ring3 disk commit {disk.path}, or discard"
+                remedy = f"ring3 disk {'' if is_url(disk.path) else 'commit or '}discard {disk.path}"
                 click.echo(f"{disk.path} has undecided changes: {remedy}", err=True)
 
 
@@ -103,7 +105,7 @@ def stem(config: MachineConfig) -> str:
     """What the machine is named after: the file it boots."""
     drives = [drive.path for drive in (*config.disks, *config.cdroms, *config.floppies) if not drive.empty]
     file = config.kernel or next(iter(drives), "guest")
-    return Path(file).stem if isinstance(file, str | os.PathLike) else "guest"
+    return place_of(file).stem if isinstance(file, str | os.PathLike) else "guest"
 
 
 class Session:

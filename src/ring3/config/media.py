@@ -1,6 +1,7 @@
 """Disks, CDs, diskettes and consoles, each as a record with a text form (ring3.config.text).
 
-A drive's `path` is a file's; from Python it may be an object like ring3.disk.Image as well.
+A drive's `path` is a file's, or the URL of an image that is only read; from Python it may be an object like
+ring3.disk.Image as well.
 """
 
 import os
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from ring3.config import text
+from ring3.config.places import checked, is_url
 from ring3.errors import ConfigError
 
 Bus = Literal["ide", "scsi", "ahci", "virtio"]
@@ -32,6 +34,8 @@ class Drive:
         is_path = isinstance(path, str) and path and "\0" not in path
         if not is_path and not hasattr(path, "read"):
             raise ConfigError(f"{self.KIND}: {path!r} is no path: give the path of an image")
+        if is_url(path):
+            checked(path)
 
     @property
     def empty(self) -> bool:
@@ -64,6 +68,9 @@ class DiskConfig(Drive):
         super().__post_init__()
         if self.empty:
             raise ConfigError("disk: a disk can't be empty: give the path of an image")
+        if is_url(self.path) and self.mode == "persistent" and not self.readonly:
+            remedy = "add readonly, mode=nonpersistent or mode=undoable"
+            raise ConfigError(f"disk: {self.path} is a remote image, which is only read: {remedy}")
         if self.partition and not (self.partition.isascii() and self.partition.isdigit()):
             raise ConfigError(f"disk: partition={self.partition} is no number: give one like partition=2")
         if self.mode != "persistent" and hasattr(self.path, "read"):

@@ -18,6 +18,7 @@ from typing import Any
 from ring3.config import text
 from ring3.config.machine import MachineConfig, configure, replace, settings
 from ring3.config.media import CdromConfig, DiskConfig, DisplayConfig, FloppyConfig
+from ring3.config.places import below
 from ring3.errors import ConfigError
 
 RECORDS = {"disk": DiskConfig, "cdrom": CdromConfig, "floppy": FloppyConfig, "display": DisplayConfig}
@@ -68,7 +69,7 @@ def values(config: MachineConfig, *, everything: bool = False) -> dict[str, Any]
 
 def anchored(config: MachineConfig, base: Path) -> MachineConfig:
     """The same machine with its relative paths below `base`."""
-    return _with_paths(config, lambda path: str(base / path))
+    return _with_paths(config, lambda path: below(base, path))
 
 
 # --- paths ---

@@ -25,6 +25,7 @@ import msgspec
 
 from ring3.checkpoint.format import SUFFIX
 from ring3.config import MachineConfig, text, toml
+from ring3.config.places import data_directory
 from ring3.control import lock
 from ring3.errors import ConfigError, HostError
 
@@ -199,15 +200,7 @@ class Directory:
 
 
 def machines_path() -> Path:
-    own = os.environ.get("RING3_HOME")
-    if own:
-        return Path(own).absolute() / "machines"
-    data = os.environ.get("XDG_DATA_HOME")
-    try:
-        home = Path(data) if data and Path(data).is_absolute() else Path.home() / ".local/share"
-    except RuntimeError as error:
-        raise HostError("this user has no home directory: set RING3_HOME") from error
-    return home / "ring3/machines"
+    return data_directory() / "machines"
 
 
 def machines() -> list[Directory]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ring3.char.memory import TAIL, ExpectError
 from ring3.config import MachineConfig, toml
+from ring3.config.places import below
 from ring3.control import home
 from ring3.control.client import Client, Gone
 from ring3.control.protocol import WAIT_MAX_S
@@ -301,7 +302,7 @@ class RemoteMachine:
         return str(self.client.call("machine.open_console", kind=kind, **options))
 
     def insert(self, drive: str, path: str, *, readonly: bool = False) -> None:
-        self.client.call("machine.insert", drive=drive, path=str(Path(path).absolute()), readonly=readonly)
+        self.client.call("machine.insert", drive=drive, path=below(Path.cwd(), path), readonly=readonly)
 
     def eject(self, drive: str, *, force: bool = False) -> None:
         self.client.call("machine.eject", drive=drive, force=force)

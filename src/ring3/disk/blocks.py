@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 
 from ring3.disk.extents import Extent, Kind
-from ring3.disk.file import HostFile
+from ring3.disk.file import File
 
 
 class Place(IntEnum):
@@ -20,7 +20,7 @@ class BlockImage:
     FORMAT: str
     read_only = True
 
-    def __init__(self, file: HostFile, size_bytes: int, block_bytes: int) -> None:
+    def __init__(self, file: File, size_bytes: int, block_bytes: int) -> None:
         self.file = file
         self.size_bytes = size_bytes
         self.block_bytes = block_bytes

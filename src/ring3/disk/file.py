@@ -14,8 +14,11 @@ import fcntl
 import os
 import stat
 import struct
+from collections.abc import Hashable
 from pathlib import Path
+from typing import Protocol
 
+from ring3.config.places import Place
 from ring3.errors import ConfigError
 
 READS, WRITES, BEARS_NO_WRITER = 100, 101, 201      # bytes of the file that stand for it
@@ -27,6 +30,35 @@ NOW_MAX = 1 << 20                                   # bytes that a read at once 
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+class File(Protocol):
+    """What an image format reads from and writes to: a HostFile, or one of ring3.disk.remote."""
+
+    @property
+    def path(self) -> Place: ...
+    @property
+    def read_only(self) -> bool: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def identity(self) -> Hashable:
+        """The same for all openings of one file."""
+
+    @property
+    def host_bytes(self) -> int:
+        """What it takes on the host."""
+
+    def read(self, offset: int, length: int) -> bytes: ...
+    def read_now(self, offset: int, length: int) -> bytes | None: ...
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None: ...
+    def flush(self) -> None: ...
+    def punch(self, offset: int, length: int) -> bool: ...
+    def data_at(self, offset: int) -> int | None: ...
+    def hole_at(self, offset: int) -> int: ...
+    def close(self) -> None: ...
 
 
 class HostFile:
@@ -125,6 +157,19 @@ class HostFile:
     def truncate(self, size: int) -> None:
         os.ftruncate(self.fd, size)
         self.size_bytes = size
+
+    @property
+    def identity(self) -> Hashable:
+        status = os.fstat(self.fd)
+        return status.st_dev, status.st_ino
+
+    @property
+    def host_bytes(self) -> int:
+        return os.fstat(self.fd).st_blocks * 512
+
+    @property
+    def closed(self) -> bool:
+        return self.fd < 0
 
     def close(self) -> None:
         if self.fd >= 0:

@@ -12,7 +12,8 @@
 3. `Layers.freeze` has all further writes go to a new overlay on top, for checkpoints.  It costs the same
    however large the disk is, and waits for nothing: the frozen images get to stable storage with the next
    `flush` or `settle`.
-4. Names in an overlay that this module made are trusted; names in the image are not (ring3.disk.probe).
+4. A remote image is only read, so an overlay on one cannot be kept; it lies where ring3.disk.remote says.
+5. Names in an overlay that this module made are trusted; names in the image are not (ring3.disk.probe).
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from ring3.config.places import Place, Url, below, is_url, place_of
 from ring3.disk import device, qcow2
 from ring3.disk.extents import Extent, own
 from ring3.disk.file import HostFile
@@ -31,6 +33,7 @@ from ring3.disk.partition import Partition
 from ring3.disk.probe import CHAIN_MAX, HEADER_BYTES, open_image
 from ring3.disk.qcow2 import alter, check
 from ring3.disk.qcow2.header import Incompatible, parse
+from ring3.disk.remote import overlay
 from ring3.disk.transfer import Progress, copy_up, nothing
 from ring3.errors import ConfigError, HostError, ImageError
 
@@ -42,7 +45,7 @@ class Layers:
     """An image, and the overlays in front of it: itself an Image that can be frozen."""
 
     def __init__(
-        self, top: Image, path: Path, scratch: Fresh | None = None, cache: Cache = "writeback",
+        self, top: Image, path: Place, scratch: Fresh | None = None, cache: Cache = "writeback",
         only: str = "", guard: int | None = None,
     ) -> None:
         """`path`: the image's.  `scratch`: the nameless file that `top` is in.  `only`: what of the image is
@@ -77,7 +80,7 @@ class Layers:
         self.settle()
         self.top.flush()
 
-    def freeze(self, keep_as: Path) -> Path:
+    def freeze(self, keep_as: Path) -> Place:
         """The disk as it is now, in files that change no more; further writes go to a new overlay on top.
 
         The name of the file to be read for it.  An overlay gets the name `keep_as` (on its own file system);
@@ -100,7 +103,7 @@ class Layers:
                 os.link(top.file.path, keep_as)
                 new = self._new_undo(top, keep_as.absolute(), replace=True)
             else:
-                keep_as = self.path
+                keep_as = Path(str(self.path))          # no URL: those are only read
                 new = self._new_undo(top, keep_as.absolute(), replace=False)
         except OSError as error:
             if scratch is not None:
@@ -113,15 +116,15 @@ class Layers:
 
     def _name_absolutely(self, top: "qcow2.Qcow2", keep_as: Path) -> None:
         """In another directory, the overlay must still find what is behind it."""
-        directory, name = self.path.parent, top.header.backing_name
-        if keep_as.absolute().parent != directory and not os.path.isabs(name):
+        directory, name = undo_path(self.path).parent, top.header.backing_name
+        if keep_as.absolute().parent != directory and not os.path.isabs(name) and not is_url(name):
             top.finish()
             alter.set_backing(top, str(directory / name), top.header.backing_format)
 
-    def _new_undo(self, top: Any, behind: Path, *, replace: bool) -> "qcow2.Qcow2":
+    def _new_undo(self, top: Any, behind: Path, *, replace: bool) -> Any:
         path = undo_path(self.path)
         with Fresh(path.parent) as fresh:
-            new = new_overlay(top, behind, fresh)
+            new: Any = new_overlay(top, behind, fresh)
             try:
                 fresh.link(path, replace=replace)
             except BaseException:
@@ -156,7 +159,7 @@ class Layers:
 
 
 def open_disk(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Url,
     mode: Mode = "persistent",
     *,
     read_only: bool = False,
@@ -179,7 +182,7 @@ def open_disk(
         raise ConfigError(f"{setting}: {path}: a disk that is only read has no mode: drop readonly or mode")
     if snapshot is not None and mode == "undoable":
         raise ConfigError(f"{setting}: a snapshot of {path} can only be read: give mode=nonpersistent")
-    path = Path(os.path.realpath(path))
+    path = real(path)
     if keep_path(path).exists():
         raise ConfigError(f"{setting}: keeping the changes of {path} was stopped: ring3 disk commit")
     undo = undo_path(path)
@@ -190,7 +193,9 @@ def open_disk(
         raise ConfigError(f"{setting}: {path} has undecided changes: ring3 disk commit or discard it first")
     base_read_only = read_only or through_overlay or snapshot is not None
     with contextlib.ExitStack() as opened:
-        guard = device.claim(path, force, shared=base_read_only, setting=setting)
+        guard = None
+        if isinstance(path, Path):
+            guard = device.claim(path, force, shared=base_read_only, setting=setting)
         if guard is not None:
             opened.callback(os.close, guard)
         base = open_image(
@@ -205,6 +210,7 @@ def open_disk(
         top = base
         if undo.exists() and snapshot is None:
             writes = mode != "nonpersistent" and not read_only
+            check_pin(path, base, setting)
             top = open_overlay(undo, path, base, read_only=not writes, setting=setting)
             opened.callback(top.close)
         scratch = None
@@ -218,19 +224,25 @@ def open_disk(
         return layers
 
 
-def _partition(image: Image, number: int, path: Path, setting: str) -> Partition:
+def real(path: str | os.PathLike[str] | Url) -> Place:
+    """Without symbolic links: overlays lie beside the image itself."""
+    place = place_of(path)
+    return place if isinstance(place, Url) else Path(os.path.realpath(place))
+
+
+def _partition(image: Image, number: int, path: Place, setting: str) -> Partition:
     try:
         return Partition(image, number)
     except ImageError as error:
         raise ConfigError(f"{setting}: {path} {error}") from error
 
 
-def undo_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}.undo")
+def undo_path(path: Place) -> Path:
+    return overlay.undo_path(path) if isinstance(path, Url) else path.with_name(f"{path.name}.undo")
 
 
-def keep_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}.keep")
+def keep_path(path: Place) -> Path:
+    return undo_path(path).with_suffix(".keep")
 
 
 def scratch_directory() -> Path:
@@ -238,11 +250,22 @@ def scratch_directory() -> Path:
     return Path(os.environ.get("RING3_SCRATCH") or tempfile.gettempdir())
 
 
-def make_undo(path: Path, base: Any, setting: str) -> None:
-    if path.is_block_device():
+def check_pin(path: Place, base: Any, setting: str) -> None:
+    """An overlay on a remote image is of the version that the server has now."""
+    if isinstance(path, Url) and not overlay.fits(path, base.file.version):
+        remedy = f"ring3 disk discard {path}"
+        raise ConfigError(f"{setting}: {path} was changed on the server under its changes: {remedy}")
+
+
+def make_undo(path: Place, base: Any, setting: str) -> None:
+    name = path.name
+    if isinstance(path, Url):
+        overlay.pin(path, base.file.version)
+        name = path.text
+    elif path.is_block_device():
         raise ConfigError(f"{setting}: {path} is a device, with no place beside it: give mode=nonpersistent")
-    with Fresh(path.parent) as fresh:
-        os.write(fresh.fd, overlay_bytes(base, path.name))
+    with Fresh(undo_path(path).parent) as fresh:
+        os.write(fresh.fd, overlay_bytes(base, name))
         with contextlib.suppress(ConfigError):          # another process was faster: its lock decides
             fresh.name(undo_path(path))
 
@@ -251,10 +274,10 @@ def overlay_bytes(base: Any, name: str) -> bytes:
     try:
         return qcow2.create(base.size_bytes, backing=name, backing_format=base.FORMAT)
     except ValueError as error:
-        raise ConfigError(f"disk: {name} is too large for an overlay: {error}") from error
+        raise ConfigError(f"disk: {name} cannot have an overlay: {error}") from error
 
 
-def new_overlay(base: Any, name: Path, fresh: Fresh) -> "qcow2.Qcow2":
+def new_overlay(base: Any, name: Place, fresh: Fresh) -> "qcow2.Qcow2":
     """An overlay without data, written to `fresh`, in front of an opened image that is called `name`."""
     data = overlay_bytes(base, str(name))
     os.write(fresh.fd, data)
@@ -263,7 +286,7 @@ def new_overlay(base: Any, name: Path, fresh: Fresh) -> "qcow2.Qcow2":
 
 
 def open_overlay(
-    path: Path, base_path: Path, base: Image, *, read_only: bool, setting: str = "disk", depth: int = 0
+    path: Path, base_path: Place, base: Image, *, read_only: bool, setting: str = "disk", depth: int = 0
 ) -> "qcow2.Qcow2":
     """An overlay that this module made, and those between it and the image, which is opened already.
 
@@ -277,11 +300,13 @@ def open_overlay(
         opened.callback(file.close)
         try:
             header = parse(file.read(0, min(HEADER_BYTES, file.size_bytes)), file.size_bytes)
-            behind = path.parent / header.backing_name
-            if not header.backing_name or not behind.exists():
+            behind = place_of(below(path.parent, header.backing_name))
+            if not header.backing_name or (isinstance(behind, Path) and not behind.exists()):
                 raise ImageError(f"has lost what is behind it, {behind}")
             backing = base
-            if not os.path.samefile(behind, base_path):
+            if not same(behind, base_path):
+                if isinstance(behind, Url):
+                    raise ImageError(f"is an overlay on {behind}, not on {base_path}")
                 backing = open_overlay(
                     behind, base_path, base, read_only=True, setting=setting, depth=depth + 1
                 )
@@ -297,36 +322,44 @@ def open_overlay(
         return image
 
 
+def same(one: Place, other: Place) -> bool:
+    if isinstance(one, Url) or isinstance(other, Url):
+        return one == other
+    return os.path.samefile(one, other)
+
+
 # --- deciding ---
 
 
-def undecided(path: str | os.PathLike[str]) -> int | None:
+def undecided(path: str | os.PathLike[str] | Url) -> int | None:
     """Bytes of the host that the undecided changes of a disk take; None: there are none."""
-    real = Path(os.path.realpath(path))
-    for overlay in (undo_path(real), keep_path(real)):
+    image = real(path)
+    for changes in (undo_path(image), keep_path(image)):
         try:
-            return overlay.stat().st_blocks * 512
+            return changes.stat().st_blocks * 512
         except OSError:
             continue
     return None
 
 
-def discard(path: str | os.PathLike[str]) -> None:
+def discard(path: str | os.PathLike[str] | Url) -> None:
     """The disk is as it was before its undecided changes."""
-    real = Path(os.path.realpath(path))
-    if keep_path(real).exists():
+    image = real(path)
+    if keep_path(image).exists():
         raise ConfigError(f"disk: keeping the changes of {path} has begun: ring3 disk commit {path}")
-    undo = _undo_of(path, real)
+    undo = _undo_of(image)
     file = HostFile(undo, read_only=False)      # nobody uses it
     try:
         undo.unlink()
         sync_directory(undo.parent)
     finally:
         file.close()
+    if isinstance(image, Url):
+        overlay.forget(image)
 
 
 def keep(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Url,
     progress: Progress = nothing,
     *,
     format: str | None = None,  # noqa: A002
@@ -334,30 +367,33 @@ def keep(
     force: bool = False,
 ) -> None:
     """The undecided changes of a disk go into its image.  `force`: though checkpoints need it as it was."""
-    real = Path(os.path.realpath(path))
-    undo, kept = undo_path(real), keep_path(real)
+    image = real(path)
+    undo, kept = undo_path(image), keep_path(image)
     if not kept.exists():
-        _undo_of(path, real)
-    base = open_image(real, format=format, backing_anywhere=backing_anywhere)
-    overlay = base
+        _undo_of(image)
+    if isinstance(image, Url):
+        raise ConfigError(
+            f"disk: {path} is only read: discard its changes, "
+            f"or: ring3 disk convert --backing-anywhere {undo} NEW"
+        )
+    base = open_image(image, format=format, backing_anywhere=backing_anywhere)
+    changes = base
     try:
-        overlay = open_overlay(kept if kept.exists() else undo, real, base, read_only=False)
-        if overlay.backing is not base and not force:
+        changes = open_overlay(kept if kept.exists() else undo, image, base, read_only=False)
+        if changes.backing is not base and not force:
             raise ConfigError(f"disk: checkpoints need {path} as it was: discard the changes, or add --force")
         if not kept.exists():
             undo.rename(kept)
             sync_directory(kept.parent)
-        copy_up(overlay, base, progress)
+        copy_up(changes, base, progress)
         kept.unlink()
         sync_directory(kept.parent)
     finally:
-        overlay.close()
+        changes.close()
 
 
-def _undo_of(path: str | os.PathLike[str], real: Path) -> Path:
-    undo = undo_path(real)
+def _undo_of(image: Place) -> Path:
+    undo = undo_path(image)
     if not undo.exists():
-        raise ConfigError(f"disk: {path} has no undecided changes: nothing is to be done")
+        raise ConfigError(f"disk: {image} has no undecided changes: nothing is to be done")
     return undo
-
-

@@ -9,11 +9,13 @@ unless the user says otherwise, and never to protocols.
 
 import contextlib
 import os
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ring3.config.places import Place, Url, checked, is_url, place_of
 from ring3.disk import qcow2, vdi, vhd, vhdx, vmdk
-from ring3.disk.file import HostFile
+from ring3.disk.file import File, HostFile
 from ring3.disk.fresh import Fresh
 from ring3.disk.image import SECTOR, Image
 from ring3.disk.qcow2 import check
@@ -54,19 +56,19 @@ STRANGERS = (
 class Request:
     """What the user wants opened, and how."""
 
-    path: Path
+    path: Place
     read_only: bool
     format: str | None
     setting: str
     anywhere: bool
-    chain: tuple[tuple[int, int], ...] = ()     # device and inode of the images in front of this one
+    chain: tuple[Hashable, ...] = ()    # identities of the images in front of this one
 
     def error(self, what: str) -> ConfigError:
         return ConfigError(f"{self.setting}: {self.path} {what}")
 
 
 def open_image(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Url,
     *,
     read_only: bool = False,
     format: str | None = None,  # noqa: A002
@@ -74,7 +76,7 @@ def open_image(
     backing_anywhere: bool = False,
     setting: str = "disk",
 ) -> Image:
-    """The image at `path`, locked against other machines until it is closed.
+    """The image at `path`, a URL too, locked against other machines until it is closed.
 
     `format`: one of FORMATS; None looks at the file.  `snapshot`: an internal one, to be read only.
     `backing_anywhere`: names in the image may lead out of its directory.  `setting`: whose mistake a
@@ -82,14 +84,14 @@ def open_image(
     """
     if snapshot is not None and not read_only:
         raise ConfigError(f"{setting}: a snapshot of {path} can only be read: attach it read-only")
-    request = Request(Path(os.fspath(path)), read_only, format, setting, backing_anywhere)
+    request = Request(place_of(path), read_only, format, setting, backing_anywhere)
     return _open(request, snapshot)
 
 
 def _open(request: Request, snapshot: str | None = None) -> Image:
     check_format(request.format, request.setting)
     request = replace(request, format=ALIASES.get(request.format or "", request.format))
-    file = HostFile(request.path, read_only=request.read_only, setting=request.setting)
+    file = open_file(request)
     try:
         if file.size_bytes == 0:
             raise request.error("is empty: give it a size, or the path of another image")
@@ -111,12 +113,27 @@ def _open(request: Request, snapshot: str | None = None) -> Image:
         raise
 
 
+def open_file(request: Request) -> File:
+    if not isinstance(request.path, Url):
+        return HostFile(request.path, read_only=request.read_only, setting=request.setting)
+    if not request.read_only:
+        raise request.error("is only read: attach it read-only, or with mode=undoable or nonpersistent")
+    from ring3.disk.remote.file import RemoteFile  # here: TLS costs more than most starts
+
+    try:
+        return RemoteFile(request.path)
+    except ImageError as error:
+        raise request.error(str(error)) from error
+    except OSError as error:
+        raise request.error(f"cannot be read: {error.strerror or error}") from error
+
+
 def check_format(known: str | None, setting: str) -> None:
     if known is not None and known not in (*FORMATS, *ALIASES):
         raise ConfigError(f"{setting}: {known!r} is no format of images: give one of {', '.join(FORMATS)}")
 
 
-def probe(start: bytes, file: HostFile, request: Request) -> str:
+def probe(start: bytes, file: File, request: Request) -> str:
     """By the first bytes; what looks like nothing known is raw.
 
     A guest can make a raw disk look like a VMDK's descriptor or a fixed VHD: so their size or their name must
@@ -135,7 +152,7 @@ def probe(start: bytes, file: HostFile, request: Request) -> str:
     return "raw"
 
 
-def _open_foreign(request: Request, file: HostFile, start: bytes, found: str) -> Image:
+def _open_foreign(request: Request, file: File, start: bytes, found: str) -> Image:
     if found == "vmdk":
         return _open_vmdk(request, file, start)
     if not request.read_only:
@@ -146,9 +163,8 @@ def _open_foreign(request: Request, file: HostFile, start: bytes, found: str) ->
     return {"vdi": Vdi, "vhd": Vhd, "vhdx": Vhdx}[found](file)
 
 
-def _open_vmdk(request: Request, file: HostFile, start: bytes) -> Image:
-    status = os.fstat(file.fd)
-    inside = replace(request, chain=(*request.chain, (status.st_dev, status.st_ino)))
+def _open_vmdk(request: Request, file: File, start: bytes) -> Image:
+    inside = replace(request, chain=(*request.chain, file.identity))
     with contextlib.ExitStack() as opened:
         if start.startswith(vmdk.MAGIC):
             header = sparse.parse(start)
@@ -188,7 +204,7 @@ def _open_part(
     if extent.kind not in ("FLAT", "SPARSE"):
         raise ImageError(f"has a part of the kind {extent.kind}, which is not known here")
     path = behind(request, extent.name, "part")
-    file = HostFile(path, read_only=request.read_only, setting=request.setting)
+    file = open_file(replace(request, path=path))
     opened.callback(file.close)
     if extent.kind == "FLAT":
         if extent.offset_bytes + size_bytes > file.size_bytes:
@@ -201,19 +217,17 @@ def _open_part(
     return part
 
 
-def _open_qcow2(request: Request, file: HostFile, start: bytes, snapshot: str | None) -> Image:
+def _open_qcow2(request: Request, file: File, start: bytes, snapshot: str | None) -> Image:
     if not start.startswith(qcow2.MAGIC):
         raise ImageError("is no qcow2 image: leave its format out, or give format=raw")
     header = parse(start, file.size_bytes)
     if header.incompatible & Incompatible.CORRUPT and not request.read_only:
         raise ImageError("is marked as corrupt: repair it with qemu-img check -r all, or attach it read-only")
-    status = os.fstat(file.fd)
-    request = replace(request, chain=(*request.chain, (status.st_dev, status.st_ino)))
+    request = replace(request, chain=(*request.chain, file.identity))
     data_file = backing = None
     try:
         if header.data_file:
-            name = behind(request, header.data_file, "data file")
-            data_file = HostFile(name, read_only=request.read_only, setting=request.setting)
+            data_file = open_file(replace(request, path=behind(request, header.data_file, "data file")))
         if header.backing_name:
             backing = _open_backing(request, header.backing_name, header.backing_format)
         image = qcow2.Qcow2(file, header, backing, data_file, snapshot)
@@ -233,17 +247,32 @@ def _open_backing(request: Request, name: str, known: str) -> Image:
     path = behind(request, name, "backing file")
     if len(request.chain) >= CHAIN_MAX:
         raise ImageError(f"has more than {CHAIN_MAX} images behind each other")
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise ImageError(f"has its backing file at {path}, and that: {error.strerror}") from error
-    if (status.st_dev, status.st_ino) in request.chain:
+    if identity(path) in request.chain:
         raise ImageError("is its own backing file")
     return _open(replace(request, path=path, read_only=True, format=known or None))
 
 
-def behind(request: Request, name: str, what: str) -> Path:
-    """The path that a name in an image stands for, if it may be followed."""
+def identity(place: Place) -> Hashable:
+    """As `File.identity`."""
+    if isinstance(place, Url):
+        return place.text
+    try:
+        status = os.stat(place)
+    except OSError as error:
+        raise ImageError(f"has its backing file at {place}, and that: {error.strerror}") from error
+    return status.st_dev, status.st_ino
+
+
+def behind(request: Request, name: str, what: str) -> Place:
+    """What a name in an image stands for, if it may be followed: in a remote image never for a file."""
+    if isinstance(request.path, Url) or is_url(name):
+        place = request.path.join(name) if isinstance(request.path, Url) else Url(name)
+        if not request.anywhere:
+            remedy = "add backing_anywhere if you trust the image"
+            raise ImageError(f"has its {what} at {place}, and only files are followed: {remedy}")
+        if not is_url(place.text):
+            raise ImageError(f"has its {what} at {name}, which is not followed")
+        return Url(checked(place.text))
     if ":" in name.split("/")[0]:
         raise ImageError(f"has its {what} at {name}, and only files are followed")
     directory = request.path.parent

@@ -6,7 +6,7 @@ A file whose size is no whole number of sectors gets zeros at its end.
 from collections.abc import Iterator
 
 from ring3.disk.extents import Extent, Kind
-from ring3.disk.file import HostFile
+from ring3.disk.file import File
 from ring3.disk.image import SECTOR
 
 ZEROS = bytes(1 << 20)
@@ -15,7 +15,7 @@ ZEROS = bytes(1 << 20)
 class Raw:
     FORMAT = "raw"
 
-    def __init__(self, file: HostFile) -> None:
+    def __init__(self, file: File) -> None:
         self.file = file
         self.size_bytes = -(-file.size_bytes // SECTOR) * SECTOR
         self.read_only = file.read_only

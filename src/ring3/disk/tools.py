@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ring3.config.places import Place, below, place_of
 from ring3.disk import qcow2, vmdk
 from ring3.disk.extents import Kind, own, seen
 from ring3.disk.file import HostFile
@@ -30,7 +31,7 @@ WRITTEN = ("raw", "qcow2", "vmdk")      # what `convert` makes
 class Facts:
     """What there is to say about an image."""
 
-    path: Path
+    path: Place
     format: str
     size_bytes: int
     host_bytes: int                     # what it takes on the host
@@ -39,10 +40,10 @@ class Facts:
     undecided_bytes: int | None = None
 
 
-def info(path: Path, format: str | None = None, *, anywhere: bool = False) -> Facts:  # noqa: A002
+def info(path: Place, format: str | None = None, *, anywhere: bool = False) -> Facts:  # noqa: A002
     image: Any = open_image(path, read_only=True, format=format, backing_anywhere=anywhere)
     try:
-        facts = Facts(path, image.FORMAT, image.size_bytes, path.stat().st_blocks * 512,
+        facts = Facts(path, image.FORMAT, image.size_bytes, image.file.host_bytes,
                       undecided_bytes=undecided(path))
         if isinstance(image, qcow2.Qcow2):
             names = tuple(snapshot.name for snapshot in image.snapshots())
@@ -143,7 +144,7 @@ class Verdict:
 
 
 def verify(
-    path: Path, format: str | None = None, progress: Progress = nothing, *, anywhere: bool = False  # noqa: A002
+    path: Place, format: str | None = None, progress: Progress = nothing, *, anywhere: bool = False  # noqa: A002
 ) -> Verdict:
     """Reads all of an image's tables; of formats without counts, whatever they lead to is read."""
     image: Any = open_image(path, read_only=True, format=format, backing_anywhere=anywhere)
@@ -173,7 +174,7 @@ def _unreadable(image: Image, offset: int, length: int) -> int:
     return errors
 
 
-def repair(path: Path, *, anywhere: bool = False) -> None:
+def repair(path: Place, *, anywhere: bool = False) -> None:
     """Counts a qcow2 image's clusters anew: leaks are free again."""
     image = _open_overlay(path, anywhere)
     try:
@@ -182,14 +183,14 @@ def repair(path: Path, *, anywhere: bool = False) -> None:
         image.close()
 
 
-def commit(path: Path, progress: Progress = nothing, *, anywhere: bool = False) -> Path:
+def commit(path: Path, progress: Progress = nothing, *, anywhere: bool = False) -> Place:
     """What a qcow2 overlay has goes into its backing image, whose path is returned; the overlay stays."""
     image = _open_overlay(path, anywhere)
     image.close()
     header = image.header
     if not header.backing_name:
         raise ConfigError(f"disk: {path} has no backing image to commit to")
-    backing = path.parent / header.backing_name
+    backing = place_of(below(path.parent, header.backing_name))
     base = open_image(backing, format=header.backing_format or None, backing_anywhere=anywhere)
     try:
         if base.size_bytes < image.size_bytes:
@@ -221,7 +222,8 @@ def rebase(
     other: Any = None
     try:
         if backing:
-            other = open_image(path.parent / backing, read_only=True, backing_anywhere=anywhere)
+            place = place_of(below(path.parent, backing))
+            other = open_image(place, read_only=True, backing_anywhere=anywhere)
         if not contents_equal:
             _take_differences(image, other, progress)
         alter.set_backing(image, backing, other.FORMAT if other is not None else "")
@@ -266,7 +268,7 @@ def resize(
             raise ConfigError(f"disk: {path} would lose its end: add --shrink if nothing is there")
         if isinstance(image, qcow2.Qcow2):
             alter.resize(image, size_bytes)
-        elif isinstance(image, Raw) and not path.is_block_device():
+        elif isinstance(image, Raw) and isinstance(image.file, HostFile) and not path.is_block_device():
             image.file.truncate(size_bytes)
             image.flush()
         else:
@@ -278,7 +280,7 @@ def resize(
 
 
 def mapped(
-    path: Path, format: str | None = None, *, anywhere: bool = False  # noqa: A002
+    path: Place, format: str | None = None, *, anywhere: bool = False  # noqa: A002
 ) -> list[tuple[int, int, str, int]]:
     """Offset, length, "data" or "zero", and how many images behind this one that is."""
     image = open_image(path, read_only=True, format=format, backing_anywhere=anywhere)
@@ -288,7 +290,7 @@ def mapped(
         image.close()
 
 
-def _open_overlay(path: Path, anywhere: bool) -> "qcow2.Qcow2":
+def _open_overlay(path: Place, anywhere: bool) -> "qcow2.Qcow2":
     image = open_image(path, backing_anywhere=anywhere)
     if not isinstance(image, qcow2.Qcow2):
         image.close()

@@ -7,7 +7,7 @@ import struct
 from array import array
 
 from ring3.disk.blocks import BlockImage, Place
-from ring3.disk.file import HostFile
+from ring3.disk.file import File
 from ring3.disk.image import SECTOR
 from ring3.disk.qcow2.table import damaged
 from ring3.errors import ImageError
@@ -24,7 +24,7 @@ BLOCK_BYTES_MAX = 64 << 20
 class Vdi(BlockImage):
     FORMAT = "vdi"
 
-    def __init__(self, file: HostFile) -> None:
+    def __init__(self, file: File) -> None:
         head = file.read(0, 512)
         version, _, kind = struct.unpack_from("<III", head, 0x44)
         if version != VERSION_1_1 or kind not in (DYNAMIC, FIXED):

@@ -10,7 +10,7 @@ import struct
 from array import array
 
 from ring3.disk.blocks import BlockImage, Place
-from ring3.disk.file import HostFile
+from ring3.disk.file import File
 from ring3.disk.image import SECTOR
 from ring3.disk.qcow2.table import damaged
 from ring3.errors import ImageError
@@ -24,7 +24,7 @@ BY_GEOMETRY = (b"vpc ", b"vs  ", b"qemu")       # creators whose disks are as la
 BLOCK_BYTES_MAX, ENTRIES_MAX = 256 << 20, 1 << 22
 
 
-def footer_of(file: HostFile) -> bytes | None:
+def footer_of(file: File) -> bytes | None:
     """At the file's end, or its copy at the start."""
     for at in (file.size_bytes - FOOTER_BYTES, 0):
         footer = file.read(max(at, 0), FOOTER_BYTES)
@@ -41,7 +41,7 @@ def checksum(data: bytes, at: int) -> int:
 class Vhd(BlockImage):
     FORMAT = "vpc"                      # as qcow2 headers name it
 
-    def __init__(self, file: HostFile) -> None:
+    def __init__(self, file: File) -> None:
         footer = footer_of(file)
         if footer is None:
             raise ImageError("is no VHD image, or its footer is damaged")
@@ -61,7 +61,7 @@ class Vhd(BlockImage):
             raise ImageError(f"is a VHD image of type {kind}, which is not known here: fixed and dynamic are")
         self._open_dynamic(file, size, int.from_bytes(footer[16:24], "big"))
 
-    def _open_dynamic(self, file: HostFile, size: int, at: int) -> None:
+    def _open_dynamic(self, file: File, size: int, at: int) -> None:
         if at + 1024 > file.size_bytes:
             raise ImageError("is truncated: its header lies behind the file")
         header = file.read(at, 1024)

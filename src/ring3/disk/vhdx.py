@@ -9,7 +9,7 @@ import uuid
 from array import array
 
 from ring3.disk.blocks import BlockImage, Place
-from ring3.disk.file import HostFile
+from ring3.disk.file import File
 from ring3.disk.image import SECTOR
 from ring3.disk.qcow2.table import damaged
 from ring3.errors import ImageError
@@ -52,7 +52,7 @@ def intact(data: bytes) -> bool:
 class Vhdx(BlockImage):
     FORMAT = "vhdx"
 
-    def __init__(self, file: HostFile) -> None:
+    def __init__(self, file: File) -> None:
         self._check_log(file)
         regions = self._regions(file)
         if BAT not in regions or METADATA not in regions:
@@ -78,7 +78,7 @@ class Vhdx(BlockImage):
             raise ImageError("has a damaged block table")
         self._table = array("Q", file.read(at, 8 * entries))
 
-    def _check_log(self, file: HostFile) -> None:
+    def _check_log(self, file: File) -> None:
         """The newer of two headers holds (§2.2.2)."""
         found = [file.read(at, HEADER_BYTES) for at in HEADERS_AT]
         found = [each for each in found if each[:4] == b"head" and intact(each)]
@@ -88,7 +88,7 @@ class Vhdx(BlockImage):
         if any(header[48:64]):          # log GUID
             raise ImageError("was not closed cleanly: use its own program once, or qemu-img check")
 
-    def _regions(self, file: HostFile) -> dict[bytes, tuple[int, int]]:
+    def _regions(self, file: File) -> dict[bytes, tuple[int, int]]:
         for at in REGIONS_AT:
             table = file.read(at, REGIONS_BYTES)
             count = int.from_bytes(table[8:12], "little")
@@ -97,7 +97,7 @@ class Vhdx(BlockImage):
                 return {kind: (offset, length) for kind, offset, length in entries}
         raise ImageError("has no whole region table")
 
-    def _items(self, file: HostFile, at: int, length: int) -> dict[bytes, bytes]:
+    def _items(self, file: File, at: int, length: int) -> dict[bytes, bytes]:
         if at + length > file.size_bytes or length > 16 * MEGABYTE:
             raise ImageError("has a damaged region table: its metadata lies behind the file")
         data = file.read(at, length)

@@ -28,6 +28,7 @@ import pytest
 from ring3.char.memory import TAIL, MemoryBackend
 from ring3.config import DiskConfig, FloppyConfig, MachineConfig, configure
 from ring3.config import replace as with_settings
+from ring3.config.places import below
 from ring3.disk import create_image, open_image
 from ring3.errors import VmError
 from ring3.machine import Machine
@@ -106,7 +107,7 @@ def overlay(disk: DiskConfig, path: Path) -> DiskConfig:
     known = None if disk.format == "auto" else disk.format
     image = open_image(disk.path, read_only=True, format=known)
     try:
-        create_image(path, image.size_bytes, "qcow2", backing=str(Path(disk.path).absolute()),
+        create_image(path, image.size_bytes, "qcow2", backing=below(Path.cwd(), str(disk.path)),
                      backing_format=disk.format if known else "")
     finally:
         image.close()

@@ -1,6 +1,6 @@
 """A new qcow2 image: version 3, of clusters of 64 KiB, with no data in it."""
 
-from ring3.disk.qcow2.header import Header, serialize
+from ring3.disk.qcow2.header import NAME_MAX, Header, serialize
 
 CLUSTER_BITS = 16
 
@@ -18,6 +18,8 @@ def create(
     used = 3 + l1_clusters
     if used > cluster // 2:
         raise ValueError(f"{size_bytes} bytes are too many for clusters of {cluster}")
+    if len(backing.encode("utf-8", "surrogateescape")) > NAME_MAX:
+        raise ValueError(f"the name of what is behind it may have {NAME_MAX} bytes")
     header = Header(
         cluster_bits=cluster_bits, size_bytes=size_bytes, l1_entries=l1_entries, l1_offset=3 * cluster,
         refcount_table_offset=cluster, refcount_table_clusters=1,

@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Callable, Iterator
 
 from ring3.disk.extents import Extent, Kind
-from ring3.disk.file import HostFile
+from ring3.disk.file import File
 from ring3.disk.image import Image
 from ring3.disk.qcow2.header import ZSTD, Autoclear, Header, Incompatible, Snapshot, parse_snapshot
 from ring3.disk.qcow2.refcount import Refcounts
@@ -60,10 +60,10 @@ class Qcow2:
 
     def __init__(
         self,
-        file: HostFile,
+        file: File,
         header: Header,
         backing: Image | None = None,
-        data_file: HostFile | None = None,
+        data_file: File | None = None,
         snapshot: str | None = None,
     ) -> None:
         """`snapshot`: id or name of the one to be read; only without writing."""

@@ -12,7 +12,7 @@ QEMU's specification, docs/interop/qcow2.txt, "Host cluster management".  A tabl
 from array import array
 from collections.abc import Iterator
 
-from ring3.disk.file import HostFile
+from ring3.disk.file import File
 from ring3.disk.qcow2.header import REFCOUNT_TABLE_BYTES_MAX, Header
 from ring3.disk.qcow2.table import damaged, read_table, table_bytes, table_from
 
@@ -21,7 +21,7 @@ BLOCKS_CACHED = 256
 
 
 class Refcounts:
-    def __init__(self, file: HostFile, header: Header) -> None:
+    def __init__(self, file: File, header: Header) -> None:
         self.file = file
         self.header = header
         self.cluster_bytes = header.cluster_bytes

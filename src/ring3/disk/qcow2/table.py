@@ -5,7 +5,7 @@ import sys
 from array import array
 from typing import TypeAlias
 
-from ring3.disk.file import HostFile
+from ring3.disk.file import File
 
 Table: TypeAlias = "array[int]"
 
@@ -15,7 +15,7 @@ def damaged(what: str) -> OSError:
     return OSError(errno.EIO, f"the image is damaged: {what}")
 
 
-def read_table(file: HostFile, offset: int, entries: int) -> Table:
+def read_table(file: File, offset: int, entries: int) -> Table:
     return table_from(file.read(offset, 8 * entries))
 
 

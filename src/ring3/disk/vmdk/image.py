@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from ring3.disk.extents import Extent, Kind
-from ring3.disk.file import HostFile
+from ring3.disk.file import File
 from ring3.disk.image import Image
 from ring3.disk.vmdk.sparse import Sparse
 
@@ -24,7 +24,7 @@ class Part(Protocol):
 class Flat:
     """Bytes of a file, as they are."""
 
-    def __init__(self, file: HostFile, offset: int, size_bytes: int) -> None:
+    def __init__(self, file: File, offset: int, size_bytes: int) -> None:
         self.file = file
         self.offset = offset
         self.size_bytes = size_bytes
@@ -71,7 +71,7 @@ class Nothing:
 class Vmdk:
     FORMAT = "vmdk"
 
-    def __init__(self, file: HostFile, parts: list[Part], backing: Image | None = None) -> None:
+    def __init__(self, file: File, parts: list[Part], backing: Image | None = None) -> None:
         """`file`: the one that was opened; it may be a part's as well."""
         self.file = file
         self.parts = parts
@@ -123,7 +123,7 @@ class Vmdk:
 
     def close(self) -> None:
         try:
-            if not self.read_only and self.file.fd >= 0:
+            if not self.read_only and not self.file.closed:
                 self.flush()
         finally:
             for file in self.files:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ring3.disk.extents import Extent, Kind
-from ring3.disk.file import HostFile
+from ring3.disk.file import File
 from ring3.disk.image import SECTOR, Image
 from ring3.disk.qcow2.table import damaged
 from ring3.errors import ImageError
@@ -65,7 +65,7 @@ def parse(data: bytes) -> Header:
 
 
 class Sparse:
-    def __init__(self, file: HostFile, backing: Image | None = None, start: int = 0) -> None:
+    def __init__(self, file: File, backing: Image | None = None, start: int = 0) -> None:
         """`start`: where the extent begins on the disk, for `backing`."""
         self.file = file
         self.backing = backing
