@@ -33,12 +33,18 @@ def create(directory: Path, rng: random.Random) -> None:
 
 
 def freeze(directory: Path, rng: random.Random) -> None:
+    """Checkpoints, as far as the disk knows; every third is never finished."""
     disk = modes.open_disk(directory / "base.img", "undoable")
-    for number in range(1000):
+    for number in range(modes.LAYERS_MAX):
         disk.write(rng.randrange(SIZE - 1000), rng.randbytes(1000))
-        disk.freeze(directory / f"frozen{number}")
-        if number % 3 == 0:
-            disk.flush()
+        checkpoint = directory / f"{number}.ring3"
+        frozen = disk.freeze(checkpoint)
+        if number % 3:
+            disk.settle()
+            (directory / f"{number}.names").write_text(frozen.layer.name)
+            checkpoint.touch()
+            for pin in frozen.pins:
+                pin.keep()
 
 
 def fetch(directory: Path, rng: random.Random) -> None:

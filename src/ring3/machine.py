@@ -15,6 +15,7 @@ The event loop's takes the host's input.  Whoever calls these methods is a fourt
 3. Lock order: machine lock, then `_changed`.  Nobody waits for `_changed` while holding the machine lock.
 """
 
+import dataclasses
 import io
 import os
 import re
@@ -40,9 +41,11 @@ from ring3.char.printer import open_printer
 from ring3.char.tap import Tap
 from ring3.checkpoint import machine as checkpoint
 from ring3.checkpoint.format import SUFFIX
+from ring3.checkpoint.machine import Restorer
 from ring3.clock import HostClock
 from ring3.config import DisplayConfig, File, MachineConfig, configure, replace
 from ring3.config.machine import settings
+from ring3.config.places import Place
 from ring3.devices.video.source import VgaSource
 from ring3.display.glyphs import find_fonts, fonts_in_memory
 from ring3.display.input import Keyboard, Mouse
@@ -152,7 +155,7 @@ class Machine:
             if saved is None:
                 self._power_on(kernel)
             else:
-                self._restore(saved)
+                self._restore(saved, {})
             self._open_consoles(native, auto_display)
         except BaseException:
             self._close_backends()
@@ -174,7 +177,8 @@ class Machine:
         self._audio_sink = open_sink(config.audio)
         self.bus = Bus(self._vm, self.clock, pins)
         self.roms = Roms(config, saved.roms if saved is not None else None)
-        self.media = Media(self.bus.lock, self._device_error)
+        at = checkpoint.layers(saved.contents, config, saved.reader.path) if saved is not None else {}
+        self.media = Media(self.bus.lock, self._device_error, at)
         self._pc = pc.PcConfig(
             memory=config.memory_bytes,
             serial=self._taps,
@@ -388,9 +392,11 @@ class Machine:
         """Saves all of it while it stands; `where`: a tag, or the path of a file.  Returns the path."""
         path = self._checkpoint_path(where)
         picture = self._picture()
-        with self._standing(), self.bus.lock:
-            now_ns, tsc = self.clock.now(), self._stopped_tsc()
-            checkpoint.save(self._parts(), path, now_ns, tsc, picture=picture, compress=compress)
+        with self._standing():
+            with self.bus.lock:
+                now_ns, tsc = self.clock.now(), self._stopped_tsc()
+                capture = checkpoint.Capture(self._parts(), path, now_ns, tsc)
+            capture.write(picture=picture, compress=compress)
         return path
 
     def restore(self, where: str | os.PathLike[str], *, clock: str = "keep") -> None:
@@ -398,8 +404,8 @@ class Machine:
 
         `clock`: of the real-time clock, "keep" goes on where it stopped, "host" has the host's time.
         """
-        with Saved(self._checkpoint_path(where), clock) as saved, self._standing(), self.bus.lock:
-            self._restore(saved)
+        with Saved(self._checkpoint_path(where), clock) as saved, self._standing():
+            self._restore(saved, checkpoint.layers(saved.contents, self.config, saved.reader.path))
 
     @classmethod
     def restored(cls, path: str | os.PathLike[str], *, clock: str = "keep", engine: str | None = None,
@@ -461,11 +467,18 @@ class Machine:
         def __init__(self, vm: "Machine") -> None:
             self.name, self.config, self.vcpu, self.devices = vm.name, vm.config, vm.vcpu, vm.devices
             self.vm = vm._vm
-            self.images = vm._opened_media().images()
+            self.media = vm._opened_media()
             self.rom, self.option_roms = vm._pc.rom, vm._pc.option_roms
 
-    def _restore(self, saved: "Saved") -> None:
-        restorer = checkpoint.Restorer(saved.reader, saved.contents, self._parts())
+    def _restore(self, saved: "Saved", layers: Mapping[str, Place]) -> None:
+        """`layers`: what disks are to go on from, if they don't yet."""
+        media = self._opened_media()
+        slots = checkpoint.slots(saved.contents, media.slots())
+        with media.prepare(slots, layers) as prepared, self.bus.lock:
+            restorer = Restorer(saved.reader, saved.contents, self._parts(), prepared)
+            self._restore_all(saved, restorer)
+
+    def _restore_all(self, saved: "Saved", restorer: Restorer) -> None:
         self.keyboard.reset()
         self.mouse.reset()
         self.clock.set(saved.contents.clock_ns)
@@ -669,15 +682,18 @@ def away_from_terminal(config: MachineConfig) -> MachineConfig:
 
 
 def away_from_places(config: MachineConfig) -> MachineConfig:
-    """Lines to files and sockets go to memory, print and sound nowhere; displays have their own place."""
+    """Lines to files and sockets go to memory, print and sound nowhere; displays have their own place, and
+    disks their own changes, for as long as it runs."""
     def own(lines: list[Any]) -> tuple[Any, ...]:
         return tuple(line if line in ("memory", "none", "pty") else "memory" for line in lines)
 
     printers = tuple(line if line == "none" else "file:/dev/null" for line in config.parallel_ports)
+    disks = [disk if disk.readonly else dataclasses.replace(disk, mode="nonpersistent")
+             for disk in config.disks]
     displays = tuple(display for display in config.displays if not display.address)
     changes = {"serial": own(config.serial_ports), "virtio_console": own(config.virtio_consoles),
                "parallel": printers, "audio": "none", "firmware_log": "none",
-               "display": displays or ("none",)}
+               "display": displays or ("none",), "disk": tuple(disks)}
     return replace(config, changes)
 
 

@@ -6,33 +6,41 @@ under the machine lock but `open`.
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ring3.boards.pc import Cdrom, Disk, Floppy
 from ring3.config import CdromConfig, DiskConfig, FloppyConfig, MachineConfig
 from ring3.config.media import EMPTY
+from ring3.config.places import Place
 from ring3.config.text import nearest
 from ring3.devices.floppy import medium_of
 from ring3.disk import DiskWorker, Image, open_image
-from ring3.disk.modes import Layers, open_disk
+from ring3.disk.modes import Frozen, Layers, open_disk
 from ring3.errors import ConfigError
 
 Slot = DiskConfig | CdromConfig | FloppyConfig
 
 
 class Media:
-    def __init__(self, lock: Any, failed: Callable[[BaseException], None]) -> None:
-        """`lock`: the machine's.  `failed` hears of bugs of ours in the workers' threads."""
+    def __init__(
+        self, lock: Any, failed: Callable[[BaseException], None], at: Mapping[str, Place] | None = None
+    ) -> None:
+        """`lock`: the machine's.  `failed` hears of bugs of ours in the workers' threads.  `at`: the layers
+        that disks go on from (ring3.disk.modes), in a machine out of a checkpoint."""
         self._lock = lock
         self._failed = failed
+        self._at = at or {}
         self._workers: dict[str, DiskWorker] = {}
+        self._disks: dict[str, DiskConfig] = {}
         self._slots: dict[str, CdromConfig | FloppyConfig] = {}     # removable drives, and what is in them
         self._changing = threading.Lock()
 
     def disks(self, config: MachineConfig) -> list[Disk]:
         named = [(f"disk{n}", slot) for n, slot in enumerate(config.disks)]
+        self._disks |= named
         return [Disk(name, slot.bus, self._always(name, slot)) for name, slot in named]
 
     def cdroms(self, config: MachineConfig) -> list[Cdrom]:
@@ -96,6 +104,56 @@ class Media:
         if before is not None:
             before.close()              # not under the lock: what is under way ends first
 
+    # --- checkpoints ---
+
+    def slots(self) -> dict[str, Slot]:
+        """All drives, with what is in them."""
+        return {**self._disks, **self._slots}
+
+    def freeze(self, checkpoint: Path) -> dict[str, Frozen]:
+        """The disks that are written to, as they are now; after `drain`, while the guest stands.
+
+        `checkpoint`: the file that is to hold them.
+        """
+        found: dict[str, Frozen] = {}
+        try:
+            for name, image in self.images().items():
+                if isinstance(image, Layers) and not image.read_only:
+                    found[name] = image.freeze(checkpoint, name)
+        except BaseException:
+            for frozen in found.values():
+                frozen.drop()
+            raise
+        return found
+
+    def settled(self, name: str, look: Callable[[Any], Any]) -> Any:
+        """Has what was frozen of a disk on stable storage, and looks at it; while the guest runs."""
+        worker = self._workers[name]
+
+        def work() -> Any:
+            if isinstance(worker.image, Layers):
+                worker.image.settle()
+            return look(worker.image)
+
+        return worker.ask(work)
+
+    def prepare(self, slots: Mapping[str, Slot], at: Mapping[str, Place]) -> "Prepared":
+        """Opens what is to be in the drives, where that isn't what is there; they have it after `take`."""
+        prepared = Prepared(self._workers, self._slots)
+        try:
+            for name, slot in slots.items():
+                now = self._workers.get(name)
+                if name in at:
+                    assert now is not None
+                    prepared.disks[name] = open_slot(slot, at[name], now.image)
+                elif slot != self.slots()[name]:
+                    worker = None if slot.empty else DiskWorker(open_slot(slot), self._lock, self._failed)
+                    prepared.removable[name] = (slot, worker)
+        except BaseException:
+            prepared.close()
+            raise
+        return prepared
+
     # --- the end ---
 
     def close_drive(self, name: str) -> None:
@@ -108,23 +166,69 @@ class Media:
         for name in list(self._workers):
             self.close_drive(name)
 
-    def layers(self) -> dict[str, Layers]:
-        """The disks that can be frozen (after `drain`, while the guest stands)."""
-        images = {name: worker.image for name, worker in self._workers.items()}
-        return {name: image for name, image in images.items() if isinstance(image, Layers)}
-
     def drain(self) -> None:
         """Waits until no drive has anything under way."""
         for worker in list(self._workers.values()):
             worker.drain()
 
     def _always(self, name: str, slot: Slot) -> DiskWorker:
-        worker = self._workers[name] = DiskWorker(open_slot(slot), self._lock, self._failed)
+        image = open_slot(slot, self._at.get(name))
+        worker = self._workers[name] = DiskWorker(image, self._lock, self._failed)
         return worker
 
 
-def open_slot(slot: Slot) -> Image:
-    """The image that a drive's configuration names, or is."""
+class Prepared:
+    """Contents of drives as a checkpoint has them, opened."""
+
+    def __init__(self, workers: dict[str, DiskWorker], slots: dict[str, Any]) -> None:
+        self._workers = workers
+        self._slots = slots
+        self.disks: dict[str, Image] = {}
+        self.removable: dict[str, tuple[Slot, DiskWorker | None]] = {}
+
+    def images(self) -> dict[str, Image]:
+        """What all the drives will have."""
+        found = {name: worker.image for name, worker in self._workers.items()} | self.disks
+        for name, (_, worker) in self.removable.items():
+            found.pop(name, None)
+            if worker is not None:
+                found[name] = worker.image
+        return found
+
+    def take(self, devices: Mapping[str, Any]) -> None:
+        """The drives have it.  The guest stands, nothing is under way, the caller holds the machine lock."""
+        for image in self.images().values():
+            if isinstance(image, Layers):
+                image.take_place()
+        for name, image in self.disks.items():
+            before, self._workers[name].image = self._workers[name].image, image
+            self.disks[name] = before
+        for name, (slot, worker) in self.removable.items():
+            devices[name].insert(worker)
+            gone = self._workers.pop(name, None)
+            if worker is not None:
+                self._workers[name] = worker
+            before_slot, self._slots[name] = self._slots[name], slot
+            self.removable[name] = (before_slot, gone)
+
+    def close(self) -> None:
+        """What the drives don't have (any more); after `drain`."""
+        for image in self.disks.values():
+            if isinstance(image, Layers):
+                image.abandon()
+        for _, worker in self.removable.values():
+            if worker is not None:
+                worker.close()
+
+    def __enter__(self) -> "Prepared":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_slot(slot: Slot, at: Place | None = None, instead_of: Image | None = None) -> Image:
+    """The image that a drive's configuration names, or is.  `at`, `instead_of`: as for `open_disk`."""
     if hasattr(slot.path, "read"):      # an object like Image, from Python
         image: Image = slot.path
         return image
@@ -135,6 +239,7 @@ def open_slot(slot: Slot) -> Image:
             slot.path, slot.mode, read_only=read_only, format=known, snapshot=slot.snapshot or None,
             backing_anywhere=slot.backing_anywhere, cache=slot.cache,
             partition=int(slot.partition) if slot.partition else None, force=slot.force,
+            at=at, instead_of=instead_of if isinstance(instead_of, Layers) else None,
         )
     image = open_image(slot.path, read_only=read_only, format="raw", setting=slot.KIND)
     if isinstance(slot, FloppyConfig) and medium_of(image.size_bytes) is None:

@@ -8,14 +8,7 @@ from typing import Any
 
 import msgspec
 
-
-class Medium(msgspec.Struct):
-    """An image that must be the same when the machine is restored."""
-
-    drive: str
-    path: str
-    size_bytes: int
-    head_hash: bytes                    # XXH3-128 of its first MiB
+from ring3.checkpoint.drives import Medium
 
 
 class Processor(msgspec.Struct):

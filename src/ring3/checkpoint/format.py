@@ -23,7 +23,7 @@ from ring3.errors import CheckpointError, HostError
 
 SUFFIX = ".ring3"                       # of a checkpoint's file name
 MAGIC = b"R3CHECK\n"
-VERSION = 1
+VERSION = 2
 PAGE = 4096
 RAM_MAX = 65 << 30                      # with video memory
 HEADER = struct.Struct("<8sIIQ")        # magic, version, number of sections, size of the file
@@ -65,7 +65,11 @@ def write(path: Path, sections: Mapping[str, list[Buffer]], *, compress: bool = 
             new.unlink(missing_ok=True)
         _sync_directory(path.parent)
     except OSError as error:
-        raise HostError(f"{path}: the checkpoint cannot be written: {error.strerror}") from error
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> HostError:
+    return HostError(f"{path}: the checkpoint cannot be written: {error.strerror or error}")
 
 
 def _write(file: Any, sections: Mapping[str, list[Buffer]], compress: bool) -> None:
@@ -148,7 +152,7 @@ class Reader:
             raise CheckpointError(f"{self.path}: this is no checkpoint of Ring3")
         if xxhash.xxh3_128_digest(header) != bytes(self._view[PAGE - HASH_BYTES : PAGE]):
             raise self.damaged("its header has another hash than when it was written")
-        if version != VERSION:
+        if not 1 <= version <= VERSION:
             raise CheckpointError(f"{self.path}: its format is version {version}; this Ring3 knows {VERSION}")
         if size != self.size_bytes:
             raise self.damaged(f"it has {self.size_bytes} bytes of {size}")

@@ -9,27 +9,30 @@ The clock goes on where it stopped, so a timer's deadline is as far away as it w
 machine is restored.
 """
 
+import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
-import xxhash
 
 from ring3 import state
-from ring3.checkpoint.contents import Contents, Medium, Processor
-from ring3.checkpoint.format import Buffer, Reader, write
+from ring3.checkpoint import drives
+from ring3.checkpoint.contents import Contents, Processor
+from ring3.checkpoint.format import Buffer, Reader, cannot_write, write
 from ring3.checkpoint.pages import Extents, Packed
 from ring3.config import MachineConfig, replace, toml
+from ring3.config.places import Place
 from ring3.config.text import several
-from ring3.disk import Image
-from ring3.errors import CheckpointError, ConfigError
+from ring3.disk.modes import real, store_of
+from ring3.disk.store import Store
+from ring3.errors import CheckpointError, ConfigError, HostError
 
 VERSION = version("ring3")
-HEAD_BYTES = 1 << 20                    # of an image that are hashed
 LINES = ("serial", "virtio_console", "parallel", "firmware_log")
 # CPUID leaves that a guest chooses its code by, and the bits of EAX … EDX that don't depend on its state.
 FEATURES = (
@@ -57,8 +60,8 @@ class Parts(Protocol):
         """The _native.Vm."""
         ...
     @property
-    def images(self) -> Mapping[str, Image]:
-        """What is in the drives."""
+    def media(self) -> Any:
+        """ring3.media.Media."""
         ...
     @property
     def rom(self) -> bytes | None: ...
@@ -69,26 +72,71 @@ class Parts(Protocol):
 # --- out ---
 
 
-def save(
-    parts: Parts, path: Path, clock_ns: int, tsc: int, *, picture: bytes = b"", compress: bool = False
-) -> None:
-    """Writes the checkpoint of a machine that stands; the caller holds the machine lock.
+class Capture:
+    """A machine as it stood: made in a moment, while it stands; written down afterwards."""
 
-    `tsc`: the guest's when it stopped.  `picture`: a PNG of its screen.
-    """
-    check_media(parts.config, parts.images)
-    image = parts.vm.freeze()
-    packed = Packed(memoryview(image), [(start, length) for start, length, *_ in image.extents])
-    contents = describe(parts, clock_ns, tsc)
-    sections: dict[str, list[Buffer]] = {"machine": [msgspec.msgpack.encode(contents)]}
-    if picture:
-        sections["picture"] = [picture]
-    sections |= {"extents": [packed.table], "pages": packed.pieces}
-    write(path, sections, compress=compress)
+    def __init__(self, parts: Parts, path: Path, clock_ns: int, tsc: int) -> None:
+        """Nothing is under way in the drives, and the caller holds the machine lock.
+
+        `path`: the file it is for.  `tsc`: the guest's when it stopped.
+        """
+        self._parts = parts
+        self._path = path
+        self._slots = parts.media.slots()
+        drives.check_slots(self._slots)
+        images = parts.media.images()
+        self._diskettes = {
+            name: images[name].read(0, images[name].size_bytes)
+            for name in images
+            if name.startswith("floppy") and not images[name].read_only
+        }
+        self._contents = describe(parts, self._slots, clock_ns, tsc)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        try:
+            self._image = parts.vm.freeze()
+        except OSError as error:
+            raise HostError(f"the machine's memory cannot be frozen: {error.strerror}") from error
+        self._frozen = parts.media.freeze(path)
+
+    def write(self, *, picture: bytes = b"", compress: bool = False) -> None:
+        """Writes the checkpoint; the caller doesn't hold the machine lock.  `picture`: the screen's, PNG."""
+        try:
+            self._contents.media = self._media()
+            self._write(picture, compress)
+        except BaseException as error:
+            for frozen in self._frozen.values():
+                frozen.drop()
+            if isinstance(error, OSError):
+                raise cannot_write(self._path, error) from error
+            raise
+        for frozen in self._frozen.values():
+            frozen.keep()
+
+    def _media(self) -> list[drives.Medium]:
+        """With all that was frozen on stable storage."""
+        found = []
+        for name in self._parts.media.images():
+            facts = (self._frozen.get(name), self._diskettes.get(name))
+            look = partial(drives.describe, name, self._slots[name], frozen=facts[0], data=facts[1])
+            found.append(self._parts.media.settled(name, look))
+        return found
+
+    def _write(self, picture: bytes, compress: bool) -> None:
+        image = self._image
+        packed = Packed(memoryview(image), [(start, length) for start, length, *_ in image.extents])
+        sections: dict[str, list[Buffer]] = {"machine": [msgspec.msgpack.encode(self._contents)]}
+        if picture:
+            sections["picture"] = [picture]
+        sections |= {"extents": [packed.table], "pages": packed.pieces}
+        write(self._path, sections, compress=compress)
 
 
-def describe(parts: Parts, clock_ns: int, tsc: int) -> Contents:
-    config, kernel, initrd = written_down(parts.config)
+def describe(parts: Parts, slots: Mapping[str, drives.Slot], clock_ns: int, tsc: int) -> Contents:
+    """All but what is in the drives."""
+    config, kernel, initrd = written_down(drives.configured(parts.config, slots))
     initrd_path = initrd if isinstance(initrd, str) else ""
     cpu = parts.vcpu.state() | {"tsc": tsc}
     return Contents(
@@ -104,33 +152,10 @@ def describe(parts: Parts, clock_ns: int, tsc: int) -> Contents:
         video_bytes=parts.vm.total_bytes - parts.vm.ram_bytes,
         processors=[Processor(cpu, features(parts.vcpu), parts.vcpu.tsc_hz)],
         devices={name: state.record(chip.state) for name, chip in parts.devices.items()},
-        media=[medium(name, image, parts.config) for name, image in parts.images.items()],
+        media=[],
         rom=parts.rom,
         option_roms=dict(parts.option_roms),
     )
-
-
-def check_media(config: MachineConfig, images: Mapping[str, Any]) -> None:
-    """What a guest could change, or nobody could open again, is refused."""
-    for name, image in images.items():
-        if hasattr(slot(name, config).path, "read"):
-            raise ConfigError(f"{name}: an object of this program can't be in a checkpoint: give a file")
-        if not image.read_only:
-            raise ConfigError(
-                f"{name}: a checkpoint does not hold what is written to a disk: give {name} as PATH,readonly"
-            )
-
-
-def slot(name: str, config: MachineConfig) -> Any:
-    drives: Mapping[str, Any] = {"disk": config.disks, "cdrom": config.cdroms, "floppy": config.floppies}
-    kind = name.rstrip("0123456789")
-    return drives[kind][int(name[len(kind):])]
-
-
-def medium(name: str, image: Any, config: MachineConfig) -> Medium:
-    head = image.read(0, min(HEAD_BYTES, image.size_bytes))
-    path = os.fspath(slot(name, config).path)
-    return Medium(name, str(path), image.size_bytes, xxhash.xxh3_128_digest(head))
 
 
 def features(vcpu: Any) -> list[int]:
@@ -171,8 +196,12 @@ def config_of(contents: Contents, settings: Mapping[str, Any]) -> MachineConfig:
 class Restorer:
     """A checkpoint that fits a machine; `restore` is called once."""
 
-    def __init__(self, reader: Reader, contents: Contents, parts: Parts) -> None:
-        """Checks all that can be without changing anything of the machine."""
+    def __init__(self, reader: Reader, contents: Contents, parts: Parts, prepared: Any) -> None:
+        """Checks all that can be without changing anything of the machine.
+
+        `prepared`: its drives' contents (ring3.media.Prepared).
+        """
+        self._prepared = prepared
         self._reader = reader
         self._contents = contents
         self._parts = parts
@@ -202,16 +231,12 @@ class Restorer:
             raise CheckpointError(f"{self._reader.path}: {what} is {saved} bytes there and {own} bytes here")
 
     def _check_media(self) -> None:
-        images = self._parts.images
+        images, slots = self._prepared.images(), self._parts.media.slots()
         saved = {each.drive: each for each in self._contents.media}
         for name in saved.keys() | images.keys():
             if name not in images or name not in saved:
                 raise CheckpointError(f"{self._reader.path}: {name} was not as empty or full as it is now")
-            there, here = saved[name], medium(name, images[name], self._parts.config)
-            if (there.size_bytes, there.head_hash) != (here.size_bytes, here.head_hash):
-                raise CheckpointError(
-                    f"{self._reader.path}: {name}: {here.path} is not the image that was there: {there.path}"
-                )
+            drives.check(saved[name], slots[name], images[name], self._reader.path)
 
     def restore(self, elapsed_s: int) -> int:
         """The machine stands, its clock at `clock_ns`, and the caller holds the machine lock.
@@ -219,11 +244,17 @@ class Restorer:
         `elapsed_s`: what the real-time clock is advanced by.  Returns the guest's TSC.
         """
         parts, processor = self._parts, self._contents.processors[0]
+        before = parts.vcpu.state()
         try:
             cpu = with_tuples(processor.state)
             parts.vcpu.set_state(cpu)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"{self._reader.path}: the CPU's state does not fit: {error}") from error
+        try:
+            self._restore_media()
+        except OSError as error:
+            parts.vcpu.set_state(before)
+            raise HostError(f"{self._reader.path}: the drives' contents: {error.strerror}") from error
         self._extents.adopted_by(parts.vm)
         for name, chip in reversed(list(parts.devices.items())):
             chip.restore(self._states[name])
@@ -235,6 +266,16 @@ class Restorer:
             video.signal()
         parts.vcpu.set_state(cpu)
         return int(processor.state["tsc"])
+
+
+    def _restore_media(self) -> None:
+        images = self._prepared.images()
+        for medium in self._contents.media:
+            image = images[medium.drive]
+            if medium.data is not None and image.read(0, image.size_bytes) != medium.data:
+                image.write(0, medium.data)
+                image.flush()
+        self._prepared.take(self._parts.devices)
 
 
 def with_tuples(cpu: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,6 +300,41 @@ def listed(path: Path) -> Contents:
     with Reader(path, only="machine") as reader:
         found: Contents = reader.record("machine", Contents)
         return found
+
+
+def layers(contents: Contents, config: MachineConfig, path: Path) -> dict[str, Place]:
+    """The files that a machine's disks go on from; the checkpoint is in `path`."""
+    disks = {f"disk{n}": slot for n, slot in enumerate(config.disks)}
+    found = {
+        medium.drive: drives.layer_of(medium, disks[medium.drive], path)
+        for medium in contents.media
+        if medium.drive in disks
+    }
+    return {name: layer for name, layer in found.items() if layer is not None}
+
+
+def slots(contents: Contents, now: Mapping[str, drives.Slot]) -> dict[str, drives.Slot]:
+    """What is to be in the drives that have something else now."""
+    saved = {medium.drive: medium for medium in contents.media}
+    return {name: drives.wanted(saved.get(name), slot) for name, slot in now.items()}
+
+
+def remove(path: Path, images: Iterable[Any] = ()) -> None:
+    """Removes a checkpoint, and what of disks nobody needs any more.
+
+    `images`: of disks, in case that the checkpoint is too damaged to say.  Stopped anywhere, it can be done
+    again.
+    """
+    disks = {f"disk{n}": image for n, image in enumerate(images)}
+    with contextlib.suppress(CheckpointError):
+        disks |= {each.drive: each.path for each in listed(path).media if each.layer is not None}
+    stores = [Store(path.absolute().parent, name) for name in disks]
+    stores += [store_of(real(image)) for image in disks.values()]
+    for store in stores:
+        store.doubt(path)
+    path.unlink()
+    for store in stores:
+        store.collect()
 
 
 def elapsed(contents: Contents, policy: str) -> int:

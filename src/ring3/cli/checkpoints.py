@@ -25,8 +25,7 @@ def command(name: str, removed: tuple[str, ...], as_json: bool) -> None:
     directory = home.existing(name)
     if removed:
         for path in [directory.checkpoint(tag) for tag in removed]:
-            with home.host_errors(path):
-                path.unlink()
+            directory.remove_checkpoint(path)
         return
     found = [describe(path) for path in directory.saved()]
     if as_json:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import msgspec
 
+from ring3.checkpoint import machine as checkpoint
 from ring3.checkpoint.format import SUFFIX
 from ring3.config import MachineConfig, text, toml
 from ring3.config.places import data_directory
@@ -128,6 +129,12 @@ class Directory:
             raise ConfigError(f"{self.name} has no checkpoint {tag}{hint}")
         return path
 
+    def remove_checkpoint(self, path: Path) -> None:
+        """What other checkpoints need of its disks stays."""
+        images = [disk.path for disk in self.config().disks]
+        with host_errors(path):
+            checkpoint.remove(path, images)
+
     def write_state(self, state: State) -> None:
         with host_errors(self.path):
             _replace(self.state_file, msgspec.json.encode(state))
@@ -153,6 +160,8 @@ class Directory:
             if not own.hold():
                 raise ConfigError(f"{self.name} runs: stop it first: ring3 stop {self.name}")
             try:
+                for path in self.saved():
+                    self.remove_checkpoint(path)
                 self.discard()
             finally:
                 own.release()

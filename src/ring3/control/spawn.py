@@ -88,7 +88,7 @@ def fork(name: str, count: int = 1) -> list[RemoteMachine]:
             each.stop()
         raise
     finally:
-        path.unlink(missing_ok=True)    # each copy has read it
+        parent.directory.remove_checkpoint(path)        # each copy has read it
         parent.close()
     return made
 

@@ -39,7 +39,8 @@ class Fresh:
     def link(self, path: Path, *, replace: bool = False) -> None:
         """As `name`, without waiting for the host's disk."""
         if replace:
-            between = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+            between = path.with_name(f".{path.name}.new")
+            between.unlink(missing_ok=True)         # of one who was killed right here
             self._link(between)
             os.replace(between, path)
             return

@@ -13,47 +13,78 @@
    however large the disk is, and waits for nothing: the frozen images get to stable storage with the next
    `flush` or `settle`.
 4. A remote image is only read, so an overlay on one cannot be kept; it lies where ring3.disk.remote says.
-5. Names in an overlay that this module made are trusted; names in the image are not (ring3.disk.probe).
+5. An image that checkpoints need (ring3.disk.store) is not written to: persistent disks go on in FILE.undo.
+6. Names in an overlay that this module made are trusted; names in the image are not (ring3.disk.probe).
 """
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from ring3.config.places import Place, Url, below, is_url, place_of
+from ring3.config.places import Place, Url, below, place_of
 from ring3.disk import device, qcow2
 from ring3.disk.extents import Extent, own
 from ring3.disk.file import HostFile
 from ring3.disk.fresh import Fresh, sync_directory
 from ring3.disk.image import Image
 from ring3.disk.partition import Partition
-from ring3.disk.probe import CHAIN_MAX, HEADER_BYTES, open_image
+from ring3.disk.probe import HEADER_BYTES, open_image
 from ring3.disk.qcow2 import alter, check
 from ring3.disk.qcow2.header import Incompatible, parse
 from ring3.disk.remote import overlay
+from ring3.disk.store import LAYER, Pin, Store
 from ring3.disk.transfer import Progress, copy_up, nothing
 from ring3.errors import ConfigError, HostError, ImageError
 
 Mode = Literal["persistent", "undoable", "nonpersistent"]
 Cache = Literal["writeback", "unsafe"]
+UNDO = ".undo"
+LAYERS_MAX = 100                        # overlays behind each other
+COPY_BYTES = 1 << 20
 
+
+class Frozen(NamedTuple):
+    """A disk as it was."""
+
+    layer: Place                        # what is to be read for it
+    pins: list[Pin]
+
+    def keep(self) -> None:
+        """The checkpoint is whole."""
+        for pin in self.pins:
+            pin.keep()
+
+    def drop(self) -> None:
+        """There will be none."""
+        for pin in self.pins:
+            pin.drop()
 
 class Layers:
     """An image, and the overlays in front of it: itself an Image that can be frozen."""
 
     def __init__(
-        self, top: Image, path: Place, scratch: Fresh | None = None, cache: Cache = "writeback",
-        only: str = "", guard: int | None = None,
+        self, top: Image, path: Place, under: Place | None = None, *, scratch: Fresh | None = None,
+        unnamed: Fresh | None = None, held: HostFile | None = None, replaces: bool = False,
+        cache: Cache = "writeback", only: str = "", guard: int | None = None,
     ) -> None:
-        """`path`: the image's.  `scratch`: the nameless file that `top` is in.  `only`: what of the image is
-        shown, if not all.  `guard`: a descriptor that keeps others off, to be closed in the end."""
+        """`path`: the image's.  `under`: the file behind `top`; None: `top` is the image.
+
+        `scratch`: the nameless file that `top` is in.  `unnamed`: that as well, and `take_place` names it
+        FILE.undo; `replaces`: there is one already; `held`: its lock.  `only`: what of the image is shown, if
+        not all.  `guard`: a descriptor that keeps others off, to be closed in the end.
+        """
         self.path = path
         self.size_bytes = top.size_bytes
         self.read_only = top.read_only
+        self._under = under
         self._scratch = scratch
+        self._unnamed = unnamed
+        self._held = held
+        self._replaces = replaces
         self._cache = cache
         self._only = only
         self._guard = guard
@@ -74,57 +105,133 @@ class Layers:
     def backing(self) -> Image | None:
         return getattr(self.top, "backing", None)
 
+    @property
+    def keeps(self) -> bool:
+        """What is written is there after the machine's end."""
+        return self._scratch is None and not self.read_only
+
+    @property
+    def ground(self) -> Any:
+        """What is behind the overlays of this machine: nothing of it changes while there are any."""
+        if self._under is None or self.read_only:
+            return self.top
+        image = self.top.backing
+        while isinstance(image, qcow2.Qcow2) and image.file.path.suffix == LAYER:
+            image = image.backing
+        return image
+
+    def _behind(self) -> Iterator[Path]:
+        """The layers behind the overlay on top."""
+        image: Any = self.backing
+        while isinstance(image, qcow2.Qcow2) and image.file.path.suffix in (LAYER, UNDO):
+            yield Path(str(image.file.path))
+            image = image.backing
+
     def flush(self) -> None:
         if self._cache == "unsafe":
             return
         self.settle()
         self.top.flush()
 
-    def freeze(self, keep_as: Path) -> Place:
+    # --- checkpoints ---
+
+    def freeze(self, checkpoint: Path, drive: str = "disk") -> Frozen:
         """The disk as it is now, in files that change no more; further writes go to a new overlay on top.
 
-        The name of the file to be read for it.  An overlay gets the name `keep_as` (on its own file system);
-        the image itself keeps its own, and so does a disk that is only read.  To be called while nothing is
-        under way: after `DiskWorker.drain`, for example.
+        To be called while nothing is under way: after `DiskWorker.drain`, for example.  `checkpoint`: the
+        file that needs it.  `drive`: what layers beside that are called.
         """
-        if self.read_only:
-            return self.path
-        if self._only:
+        if self._only and self._scratch is None:
             raise HostError(f"{self.path} cannot be frozen: it shows only {self._only}")
-        top, scratch = self.top, None
+        pins: list[Pin] = []
         try:
-            if self._scratch is not None:
-                self._scratch.link(keep_as)
-                scratch = Fresh(scratch_directory())
-                new = new_overlay(top, keep_as.absolute(), scratch)
-                self._scratch.close()
-            elif top.file.path == undo_path(self.path):
-                self._name_absolutely(top, keep_as)
-                os.link(top.file.path, keep_as)
-                new = self._new_undo(top, keep_as.absolute(), replace=True)
-            else:
-                keep_as = Path(str(self.path))          # no URL: those are only read
-                new = self._new_undo(top, keep_as.absolute(), replace=False)
-        except OSError as error:
-            if scratch is not None:
-                scratch.close()
-            raise HostError(f"{self.path} cannot be frozen as {keep_as}: {error.strerror}") from error
-        self._scratch = scratch
-        self._unsettled.append(top)
-        self._set_top(new)
-        return keep_as
+            layer = self._layer_for(checkpoint, drive)
+            for store, name in self._needed(layer, drive):
+                pins.append(store.pin(name, checkpoint))
+            if layer != self._under:
+                self._put_on_top_of(layer)
+        except BaseException as error:
+            for pin in pins:
+                pin.drop()
+            if isinstance(error, OSError):
+                raise HostError(f"{self.path} cannot be frozen: {error.strerror}") from error
+            raise
+        return Frozen(layer, pins)
 
-    def _name_absolutely(self, top: "qcow2.Qcow2", keep_as: Path) -> None:
-        """In another directory, the overlay must still find what is behind it."""
-        directory, name = undo_path(self.path).parent, top.header.backing_name
-        if keep_as.absolute().parent != directory and not os.path.isabs(name) and not is_url(name):
+    def _layer_for(self, checkpoint: Path, drive: str) -> Place:
+        """What the overlay on top is to be called; without data it isn't needed."""
+        if self._under is None:
+            return self.path
+        if self.top.untouched:
+            return self._under
+        if sum(1 for _ in self._behind()) >= LAYERS_MAX:
+            raise ConfigError(f"disk: {self.path} is in {LAYERS_MAX} checkpoints: remove some")
+        directory = checkpoint.absolute().parent
+        store = store_of(self.path) if self._scratch is None else Store(directory, drive)
+        return store.new_layer(checkpoint)
+
+    def _needed(self, layer: Place, drive: str) -> Iterator[tuple[Store, str]]:
+        """The first layer of each store; those behind it are kept by it."""
+        beside_image = store_of(self.path)
+        if layer == self.path and self._scratch is None:
+            yield beside_image, ""
+        known: set[Path] = set()
+        for each in [layer, *self._behind()]:
+            if isinstance(each, Path) and each.suffix == LAYER and each.parent not in known:
+                known.add(each.parent)
+                yield beside_image if beside_image.has(each) else Store(each.parent, drive), each.name
+
+    def _put_on_top_of(self, layer: Place) -> None:
+        assert isinstance(layer, Path)  # a remote image is never what is written to
+        top = self.top
+        if self._under is None:
+            new = self._new_undo(top, layer, replace=False)
+        elif self._scratch is None:
+            os.link(top.file.path, layer)
+            top.file.path = layer
+            new = self._new_undo(top, layer, replace=True)
+        else:
+            top = self._name_scratch(layer)
+            scratch = Fresh(layer.parent)
+            try:
+                new = new_overlay(top, Path(layer.name), scratch)
+            except BaseException:
+                scratch.close()
+                raise
+            self._scratch.close()
+            self._scratch = scratch
+        self._unsettled.append(top)
+        self._under = layer
+        self._set_top(new)
+
+    def _name_scratch(self, layer: Path) -> Any:
+        """The overlay on top, in a file of that name."""
+        top, scratch = self.top, self._scratch
+        assert scratch is not None
+        under, name = self._under, top.header.backing_name
+        if isinstance(under, Path) and under.parent != layer.parent and not os.path.isabs(name):
             top.finish()
-            alter.set_backing(top, str(directory / name), top.header.backing_format)
+            alter.set_backing(top, str(self._under), top.header.backing_format)
+        try:
+            scratch.link(layer)
+            top.file.path = layer
+            return top
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+        top.finish()
+        with Fresh(layer.parent) as fresh:
+            copy_file(top.file, fresh.fd)
+            file = HostFile(fresh.path, read_only=False)
+            fresh.link(layer)
+        file.path = layer
+        top.file.close()
+        return qcow2.Qcow2(file, top.header, top.backing)
 
     def _new_undo(self, top: Any, behind: Path, *, replace: bool) -> Any:
         path = undo_path(self.path)
         with Fresh(path.parent) as fresh:
-            new: Any = new_overlay(top, behind, fresh)
+            new: Any = new_overlay(top, from_beside(behind), fresh)
             try:
                 fresh.link(path, replace=replace)
             except BaseException:
@@ -132,6 +239,20 @@ class Layers:
                 raise
         new.file.path = path
         return new
+
+    def take_place(self) -> None:
+        """A disk that was opened `at` a layer is from now on what the image's users see."""
+        if self._unnamed is not None:
+            path = undo_path(self.path)
+            self._unnamed.link(path, replace=self._replaces)
+            self.top.file.path = path
+            self._let_go()
+
+    def _let_go(self) -> None:
+        for each in (self._unnamed, self._held):
+            if each is not None:
+                each.close()
+        self._unnamed = self._held = None
 
     def settle(self) -> None:
         """What was frozen is on stable storage when this returns, and may be read by others."""
@@ -145,17 +266,37 @@ class Layers:
                 sync_directory(file.path.parent)
         self._unsettled.clear()
 
+    # --- the end ---
+
+    def abandon(self) -> None:
+        """As `close`; what was written since it was frozen last is not wanted any more."""
+        self.settle()
+        self.top.read_only = self._under is not None or self.read_only
+        self.close()
+
     def close(self) -> None:
         try:
             if self._cache != "unsafe":
                 self.settle()
         finally:
             self.top.close()            # with what is behind it
+            self._let_go()
             if self._scratch is not None:
                 self._scratch.close()
             guard, self._guard = self._guard, None
             if guard is not None:
                 os.close(guard)
+
+
+def copy_file(source: HostFile, fd: int) -> None:
+    """All that is in a file, holes but for data."""
+    os.ftruncate(fd, source.size_bytes)
+    start = source.data_at(0)
+    while start is not None and start < source.size_bytes:
+        end = source.hole_at(start)
+        for at in range(start, end, COPY_BYTES):
+            os.pwrite(fd, source.read(at, min(COPY_BYTES, end - at)), at)
+        start = source.data_at(end)
 
 
 def open_disk(
@@ -170,11 +311,15 @@ def open_disk(
     partition: int | None = None,
     force: str = "",
     setting: str = "disk",
+    at: Place | None = None,
+    instead_of: Layers | None = None,
 ) -> Layers:
     """The disk at `path` in a mode; the other arguments are those of `open_image`.
 
     `cache`: with "unsafe" the guest's flushes are not waited for, so a crash of the host may ruin the image.
     `partition`: the only one that is shown.  `force`: words for devices that are in use (ring3.disk.device).
+    `at`: a layer, or the image itself, that it goes on from as a checkpoint wants it; its changes take their
+    place with `take_place`, and until then nothing is touched.  `instead_of`: the same disk, open already.
     """
     if partition is not None and mode == "undoable":
         raise ConfigError(f"{setting}: {path}: a partition is not undoable: give mode=nonpersistent")
@@ -183,13 +328,17 @@ def open_disk(
     if snapshot is not None and mode == "undoable":
         raise ConfigError(f"{setting}: a snapshot of {path} can only be read: give mode=nonpersistent")
     path = real(path)
+    undo = undo_path(path)
     if keep_path(path).exists():
         raise ConfigError(f"{setting}: keeping the changes of {path} was stopped: ring3 disk commit")
-    undo = undo_path(path)
+    needed = False
+    if not read_only and at is None:
+        store_of(path).collect()
+        needed = mode == "persistent" and bool(store_of(path).needs())
     only = f"its snapshot {snapshot}" if snapshot is not None else ""
     only = f"its partition {partition}" if partition is not None else only
-    through_overlay = mode != "persistent" or undo.exists()
-    if partition is not None and undo.exists():
+    through_overlay = mode != "persistent" or undo.exists() or needed or at is not None
+    if partition is not None and (undo.exists() or needed):
         raise ConfigError(f"{setting}: {path} has undecided changes: ring3 disk commit or discard it first")
     base_read_only = read_only or through_overlay or snapshot is not None
     with contextlib.ExitStack() as opened:
@@ -205,21 +354,29 @@ def open_disk(
         opened.callback(base.close)
         if partition is not None:
             base = _partition(base, partition, path, setting)
-        if mode == "undoable" and not undo.exists():
+        if at is not None:
+            layers = _open_at(at, path, base, opened, instead_of, mode=mode, cache=cache, only=only,
+                              guard=guard, setting=setting)
+            opened.pop_all()
+            return layers
+        if (mode == "undoable" or needed) and not undo.exists():
             make_undo(path, base, setting)
-        top = base
+        top: Any = base
+        under: Place | None = None
         if undo.exists() and snapshot is None:
             writes = mode != "nonpersistent" and not read_only
             check_pin(path, base, setting)
             top = open_overlay(undo, path, base, read_only=not writes, setting=setting)
+            under = place_of(below(undo.parent, top.header.backing_name))
             opened.callback(top.close)
         scratch = None
         if mode == "nonpersistent":
             scratch = Fresh(scratch_directory())
             opened.callback(scratch.close)
-            top = new_overlay(top, path if top is base else undo, scratch)
+            under = path if top is base else undo
+            top = new_overlay(top, under, scratch)
             cache = "unsafe"            # it ends with the process anyway
-        layers = Layers(top, path, scratch, cache, only, guard)
+        layers = Layers(top, path, under, scratch=scratch, cache=cache, only=only, guard=guard)
         opened.pop_all()
         return layers
 
@@ -230,6 +387,35 @@ def real(path: str | os.PathLike[str] | Url) -> Place:
     return place if isinstance(place, Url) else Path(os.path.realpath(place))
 
 
+def _open_at(
+    at: Place, path: Place, base: Any, opened: contextlib.ExitStack, instead_of: Layers | None, *,
+    mode: Mode, cache: Cache, only: str, guard: int | None, setting: str,
+) -> Layers:
+    """A new overlay in front of a layer, or of the image."""
+    behind = base
+    if isinstance(at, Path) and at != path:
+        behind = open_overlay(at, path, base, read_only=True, setting=setting)
+        opened.callback(behind.close)
+    if mode == "nonpersistent":
+        scratch = Fresh(scratch_directory())
+        opened.callback(scratch.close)
+        top = new_overlay(behind, at, scratch)
+        return Layers(top, path, at, scratch=scratch, cache="unsafe", only=only, guard=guard)
+    check_pin(path, base, setting)
+    if isinstance(path, Path) and path.is_block_device():
+        raise ConfigError(f"{setting}: {path} is a device, with no place beside it: give mode=nonpersistent")
+    undo = undo_path(path)
+    held = None
+    if undo.exists() and (instead_of is None or instead_of.top.file.path != undo):
+        held = HostFile(undo, read_only=False, setting=setting)
+        opened.callback(held.close)
+    unnamed = Fresh(undo.parent)
+    opened.callback(unnamed.close)
+    top = new_overlay(behind, from_beside(at), unnamed)
+    return Layers(top, path, at, unnamed=unnamed, held=held, replaces=undo.exists(), cache=cache, only=only,
+                  guard=guard)
+
+
 def _partition(image: Image, number: int, path: Place, setting: str) -> Partition:
     try:
         return Partition(image, number)
@@ -238,11 +424,22 @@ def _partition(image: Image, number: int, path: Place, setting: str) -> Partitio
 
 
 def undo_path(path: Place) -> Path:
-    return overlay.undo_path(path) if isinstance(path, Url) else path.with_name(f"{path.name}.undo")
+    return overlay.undo_path(path) if isinstance(path, Url) else path.with_name(f"{path.name}{UNDO}")
 
 
 def keep_path(path: Place) -> Path:
     return undo_path(path).with_suffix(".keep")
+
+
+def store_of(path: Place) -> Store:
+    """The layers of disks that keep what is written to them: where their overlays are."""
+    undo = undo_path(path)
+    return Store(undo.parent, undo.stem, (undo, keep_path(path)))
+
+
+def from_beside(behind: Place) -> Place:
+    """The name of something in the overlay's directory, or anywhere, in an overlay."""
+    return behind if isinstance(behind, Url) else Path(behind.name)
 
 
 def scratch_directory() -> Path:
@@ -294,8 +491,8 @@ def open_overlay(
     """
     with contextlib.ExitStack() as opened:
         opened.callback(base.close)
-        if depth > CHAIN_MAX:
-            raise ConfigError(f"{setting}: {base_path} has more than {CHAIN_MAX} overlays")
+        if depth > LAYERS_MAX + 1:
+            raise ConfigError(f"{setting}: {base_path} has more than {LAYERS_MAX} overlays")
         file = HostFile(path, read_only=read_only, setting=setting)
         opened.callback(file.close)
         try:
@@ -376,12 +573,13 @@ def keep(
             f"disk: {path} is only read: discard its changes, "
             f"or: ring3 disk convert --backing-anywhere {undo} NEW"
         )
+    if not kept.exists():
+        store_of(image).collect()
+        _check_needs(path, store_of(image), force)
     base = open_image(image, format=format, backing_anywhere=backing_anywhere)
     changes = base
     try:
         changes = open_overlay(kept if kept.exists() else undo, image, base, read_only=False)
-        if changes.backing is not base and not force:
-            raise ConfigError(f"disk: checkpoints need {path} as it was: discard the changes, or add --force")
         if not kept.exists():
             undo.rename(kept)
             sync_directory(kept.parent)
@@ -390,6 +588,14 @@ def keep(
         sync_directory(kept.parent)
     finally:
         changes.close()
+
+
+def _check_needs(path: str | os.PathLike[str] | Url, store: Store, force: bool) -> None:
+    needs = store.needs()
+    if needs and not force:
+        count = f"{len(needs)} checkpoints need" if len(needs) > 1 else "a checkpoint needs"
+        remedy = "remove that first (ring3 checkpoints --rm), or add --force to lose it"
+        raise ConfigError(f"disk: {count} {path} as it was, {needs[0].checkpoint}: {remedy}")
 
 
 def _undo_of(image: Place) -> Path:

@@ -13,6 +13,7 @@ sees what those before it wrote.
 import threading
 from collections import deque
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 from ring3.disk.image import Image
@@ -53,6 +54,16 @@ class DiskWorker:
 
     def discard(self, offset: int, length: int, done: Done) -> None:
         self._submit(lambda: self.image.discard(offset, length), done)
+
+    def ask(self, work: Callable[[], Any]) -> Any:
+        """Has the thread do it when all before is done, and waits; not under the machine lock."""
+        answers: SimpleQueue[Any] = SimpleQueue()
+        with self._lock:
+            self._submit(work, answers.put)
+        answer = answers.get()
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
 
     def drain(self) -> None:
         """Waits until nothing is under way; not to be called under the machine lock."""

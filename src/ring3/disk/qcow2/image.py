@@ -98,6 +98,11 @@ class Qcow2:
         if max(offsets, default=0) + self._cluster > self.file.size_bytes and max(offsets, default=0):
             raise ImageError(f"is truncated: the file ends at byte {self.file.size_bytes}, within its tables")
 
+    @property
+    def untouched(self) -> bool:
+        """Nothing was ever written to it: all shows through."""
+        return not any(self._l1)
+
     # --- snapshots ---
 
     def snapshots(self) -> list[Snapshot]:
