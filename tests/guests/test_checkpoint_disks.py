@@ -17,7 +17,7 @@ from ring3.errors import ConfigError, VmError
 pytestmark = [
     pytest.mark.guest,
     pytest.mark.timeout(2 * BOOT_TIMEOUT_S),
-    pytest.mark.skipif(shutil.which("mkfs.ext4") is None, reason="mkfs.ext4 is not there: apt install e2fsprogs"),
+    pytest.mark.skipif(shutil.which("mkfs.ext4") is None, reason="no mkfs.ext4: apt install e2fsprogs"),
 ]
 
 FILE_SYSTEM_BYTES, PLAIN_BYTES, DISKETTE_BYTES = 32 << 20, 4 << 20, 1440 << 10
