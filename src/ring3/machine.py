@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -125,6 +125,7 @@ class Machine:
         self._attention = False
         self._want_reset = False
         self._want_pause = False
+        self.pause_reason = ""          # where it was not asked to stand: what the host refuses
         self._parked = False
         self._result: Result | None = None
         self._thread: threading.Thread | None = None
@@ -178,7 +179,7 @@ class Machine:
         self.bus = Bus(self._vm, self.clock, pins)
         self.roms = Roms(config, saved.roms if saved is not None else None)
         at = checkpoint.layers(saved.contents, config, saved.reader.path) if saved is not None else {}
-        self.media = Media(self.bus.lock, self._device_error, at)
+        self.media = Media(self.bus.lock, self._device_error, self.pause_for, at)
         self._pc = pc.PcConfig(
             memory=config.memory_bytes,
             serial=self._taps,
@@ -374,10 +375,23 @@ class Machine:
         with self._changed:
             self._changed.wait_for(lambda: self._parked or self._finished or not self._want_pause)
 
+    def pause_for(self, reason: str) -> None:
+        """Has it stand soon, and returns at once.  It says so: nobody has asked for it."""
+        with self._changed:
+            self._want_pause = True
+            self.pause_reason = reason
+        self._kick()
+        with suppress(OSError):
+            line = f"ring3: {self.name} is paused: {reason}: mend that, and resume it"
+            print(line, file=sys.stderr, flush=True)
+
     def resume(self) -> None:
+        """It runs on; what the host had refused is tried again."""
         with self._changed:
             self._want_pause = False
+            self.pause_reason = ""
             self._changed.notify_all()
+        self._opened_media().retry()
 
     @property
     def paused(self) -> bool:

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,25 @@ from ring3.config.text import nearest
 from ring3.devices.floppy import medium_of
 from ring3.disk import DiskWorker, Image, open_image
 from ring3.disk.modes import Frozen, Layers, open_disk
-from ring3.errors import ConfigError
+from ring3.errors import ConfigError, HostError
 
 Slot = DiskConfig | CdromConfig | FloppyConfig
 
 
 class Media:
     def __init__(
-        self, lock: Any, failed: Callable[[BaseException], None], at: Mapping[str, Place] | None = None
+        self,
+        lock: Any,
+        failed: Callable[[BaseException], None],
+        pause: Callable[[str], None],
+        at: Mapping[str, Place] | None = None,
     ) -> None:
-        """`lock`: the machine's.  `failed` hears of bugs of ours in the workers' threads.  `at`: the layers
-        that disks go on from (ring3.disk.modes), in a machine out of a checkpoint."""
+        """`lock`: the machine's.  `failed` hears of bugs of ours in the workers' threads.  `pause` has the
+        machine stand, for this reason, and returns at once.  `at`: the layers that disks go on from
+        (ring3.disk.modes), in a machine out of a checkpoint."""
         self._lock = lock
         self._failed = failed
+        self._pause = pause
         self._at = at or {}
         self._workers: dict[str, DiskWorker] = {}
         self._disks: dict[str, DiskConfig] = {}
@@ -163,18 +170,41 @@ class Media:
             worker.close()
 
     def close(self) -> None:
+        refused = []
         for name in list(self._workers):
-            self.close_drive(name)
+            try:
+                self.close_drive(name)
+            except OSError as error:
+                refused.append(f"{name}: {why(error)}")
+        if refused:
+            raise HostError(f"{'; '.join(refused)}: what the guest had not flushed is lost")
 
     def drain(self) -> None:
         """Waits until no drive has anything under way."""
+        for name, worker in list(self._workers.items()):
+            refused = worker.drain()
+            if refused is not None:
+                raise HostError(f"{name} waits for the host: {why(refused)}: mend that, and resume it")
+
+    def retry(self) -> None:
+        """What the host has refused is tried again, where the machine stands for it."""
         for worker in list(self._workers.values()):
-            worker.drain()
+            worker.retry()
 
     def _always(self, name: str, slot: Slot) -> DiskWorker:
+        refused = None
+        if isinstance(slot, DiskConfig) and slot.error == "pause":
+            refused = partial(self._stand, name)
         image = open_slot(slot, self._at.get(name))
-        worker = self._workers[name] = DiskWorker(image, self._lock, self._failed)
+        worker = self._workers[name] = DiskWorker(image, self._lock, self._failed, refused)
         return worker
+
+    def _stand(self, name: str, error: OSError) -> None:
+        self._pause(f"{name}: {why(error)}")
+
+
+def why(error: OSError) -> str:
+    return error.strerror or str(error)
 
 
 class Prepared:

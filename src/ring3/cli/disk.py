@@ -7,6 +7,7 @@ well, for all of its disks.
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,7 +19,7 @@ from ring3.disk import create_image, modes, open_image, tools, vmdk
 from ring3.disk.probe import CREATED, FORMATS
 from ring3.disk.remote import cache as kept_blocks
 from ring3.disk.transfer import Progress, difference
-from ring3.errors import ConfigError
+from ring3.errors import ConfigError, HostError
 
 DIFFERENT = 1                           # exit status of compare, and of check for errors
 FORMAT = click.option("--format", "known", type=click.Choice(FORMATS), help="Of DISK, instead of guessing.")
@@ -37,7 +38,17 @@ DISK = click.argument("disk", type=click.Path(path_type=Path))
 READ = click.argument("disk", type=PlaceType())         # where a URL will do
 
 
-@click.group(context_settings=CONTEXT)
+class DiskGroup(click.Group):
+    def invoke(self, context: click.Context) -> Any:
+        """What the host refuses, no space for example, is one line."""
+        try:
+            return super().invoke(context)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise HostError(f"disk: {where}{error.strerror or error}") from error
+
+
+@click.group(cls=DiskGroup, context_settings=CONTEXT)
 def command() -> None:
     """Make, look at and change disk images."""
 

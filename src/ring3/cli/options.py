@@ -35,7 +35,7 @@ FLAGS = {
     "initrd": Flag("Initial RAM disk of the kernel.", "FILE"),
     "append": Flag("The kernel's command line.", "TEXT"),
     "disk": Flag("Disk image; options: bus=ide|scsi|ahci|virtio, mode=persistent|undoable|nonpersistent, "
-                 "cache=…, readonly, format=…; given again: another.",
+                 "cache=…, error=report|pause, readonly, format=…; given again: another.",
                  "FILE[,OPTION]…"),
     "cdrom": Flag("CD or DVD image, `empty`, or `none` for no drive; option: bus=ide|scsi|ahci.",
                   "FILE[,OPTION]…"),

@@ -37,6 +37,7 @@ def describe(directory: Directory) -> dict[str, Any]:
     found: dict[str, Any] = {
         "name": directory.name,
         "state": "stopped",
+        "pause_reason": "",
         "directory": str(directory.path),
         "once": directory.once,
         "pid": None,
@@ -62,7 +63,7 @@ def row(machine: dict[str, Any]) -> tuple[str, ...]:
     up_s = int(time.time() - machine["started_unix_s"]) if running and machine["started_unix_s"] else None
     return (
         machine["name"],
-        machine["state"],
+        machine["state"] + (f" ({machine['pause_reason']})" if machine["pause_reason"] else ""),
         str(machine["pid"] or ""),
         format_size(machine["memory_bytes"]) if machine["memory_bytes"] else "",
         "" if up_s is None else f"{up_s // 3600}:{up_s // 60 % 60:02}:{up_s % 60:02}",

@@ -16,6 +16,7 @@ Bus = Literal["ide", "scsi", "ahci", "virtio"]
 CdromBus = Literal["ide", "scsi", "ahci"]
 Mode = Literal["persistent", "undoable", "nonpersistent"]   # what becomes of what the guest writes
 Cache = Literal["writeback", "unsafe"]  # unsafe: the guest's flushes are not waited for
+Error = Literal["report", "pause"]       # of the host: the guest's drive reports it, or the machine stands
 FloppyType = Literal["auto", "360K", "1.2M", "720K", "1.44M", "2.88M"]
 Console = Literal["auto", "browser", "vnc", "window", "terminal", "none"]
 
@@ -48,7 +49,7 @@ class Drive:
 
 @dataclass(frozen=True)
 class DiskConfig(Drive):
-    """`path[,OPTION]…`: bus=ide|scsi|ahci|virtio, mode=…, cache=…, readonly, format=…, snapshot=…, …
+    """`path[,OPTION]…`: bus=ide|scsi|ahci|virtio, mode=…, cache=…, error=…, readonly, format=…, snapshot=…, …
 
     `mode` and `cache`: ring3.disk.modes."""
 
@@ -59,6 +60,7 @@ class DiskConfig(Drive):
     format: str = "auto"                # auto: what the file looks like
     mode: Mode = "persistent"
     cache: Cache = "writeback"
+    error: Error = "report"
     partition: str = ""                 # number of the one that the guest is to see
     force: str = ""                     # words that have a device used though somebody else uses it
     snapshot: str = ""                  # an internal one of the image, to be read

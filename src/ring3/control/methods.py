@@ -212,6 +212,7 @@ def info(session: Session, _: Nothing) -> dict[str, Any]:
         "pid": host.pid,
         "started_unix_s": host.started_unix_s,
         "state": "paused" if machine.paused else "running",
+        "pause_reason": machine.pause_reason,
         "memory_bytes": machine.config.memory_bytes,
         "drives": machine.drives(),
         "consoles": machine.consoles(),

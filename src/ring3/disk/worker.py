@@ -8,8 +8,11 @@ sees what those before it wrote.
 2. Requests come under the machine lock; `done` is called under it, once for each, in order.
 3. The queue is as long as chips make it, and theirs are bounded (32 commands of an AHCI port, for example).
 4. Lock order: machine lock, then `_changed`.  The thread holds neither while it uses the image.
+5. Where errors are to stop the machine, the thread holds on to a request that the host has refused until
+   `retry`; the guest hears nothing of it.  A closed drive's request has its error.
 """
 
+import errno
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -24,14 +27,23 @@ Done = Callable[[OSError | None], None]
 
 class DiskWorker:
     def __init__(
-        self, image: Image, lock: Any, failed: Callable[[BaseException], None] | None = None
+        self,
+        image: Image,
+        lock: Any,
+        failed: Callable[[BaseException], None] | None = None,
+        refused: Callable[[OSError], None] | None = None,
     ) -> None:
-        """`lock`: the machine's.  `failed` hears of exceptions out of `done`: they are bugs of ours."""
+        """`lock`: the machine's.  `failed` hears of exceptions out of `done`: they are bugs of ours.
+
+        `refused`: stops the machine for what the host refuses, without waiting; None: the guest gets errors.
+        """
         self.image = image
         self.size_bytes = image.size_bytes
         self.read_only = image.read_only
         self._lock = lock
         self._failed = failed
+        self._refused = refused
+        self._held: OSError | None = None       # what became of the request that waits for `retry`
         self._queue: deque[tuple[Callable[[], Any], Callable[[Any], None]]] = deque()
         self._pending = 0               # requests queued or under way
         self._changed = threading.Condition()
@@ -40,7 +52,7 @@ class DiskWorker:
 
     def read(self, offset: int, length: int, done: ReadDone) -> None:
         if not self._pending:
-            data = self.image.read_now(offset, length)
+            data = self._read_now(offset, length)
             if data is not None:
                 done(data)
                 return
@@ -56,29 +68,48 @@ class DiskWorker:
         self._submit(lambda: self.image.discard(offset, length), done)
 
     def ask(self, work: Callable[[], Any]) -> Any:
-        """Has the thread do it when all before is done, and waits; not under the machine lock."""
+        """Has the thread do it when all before is done, and waits; not under the machine lock.
+
+        What the host refuses of it is an OSError, and stops nothing.
+        """
         answers: SimpleQueue[Any] = SimpleQueue()
         with self._lock:
-            self._submit(work, answers.put)
+            self._submit(lambda: attempted(work), answers.put)
         answer = answers.get()
         if isinstance(answer, OSError):
             raise answer
         return answer
 
-    def drain(self) -> None:
-        """Waits until nothing is under way; not to be called under the machine lock."""
+    def retry(self) -> None:
+        """The request that the host has refused is tried again."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._pending)
+            self._held = None
+            self._changed.notify_all()
+
+    def drain(self) -> OSError | None:
+        """Waits until nothing is under way; not to be called under the machine lock.
+
+        What it returns is what keeps a request from its end: then it waits for `retry`.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._pending or self._held)
+            return self._held
 
     def close(self) -> None:
         """Works off what is queued and closes the image; not to be called under the machine lock."""
-        self.drain()
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._pending)
         if self._thread is not None:
             self._thread.join()
         self.image.close()
+
+    def _read_now(self, offset: int, length: int) -> bytes | None:
+        try:
+            return self.image.read_now(offset, length)
+        except OSError:                 # damaged metadata: `read` meets it, too
+            return None
 
     def _submit(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
         with self._changed:
@@ -96,10 +127,7 @@ class DiskWorker:
                 if not self._queue:
                     return
                 work, done = self._queue.popleft()
-            try:
-                outcome = work()
-            except OSError as error:
-                outcome = error
+            outcome = self._carry_out(work)
             with self._lock:
                 try:
                     done(outcome)
@@ -111,3 +139,29 @@ class DiskWorker:
                     with self._changed:
                         self._pending -= 1
                         self._changed.notify_all()
+
+    def _carry_out(self, work: Callable[[], Any]) -> Any:
+        """What comes of it, or the error for the guest."""
+        while True:
+            try:
+                return work()
+            except OSError as error:
+                if self._refused is None or error.errno == errno.EROFS:     # that is the guest's own mistake
+                    return error
+                with self._changed:
+                    self._held = error
+                self._refused(error)
+                with self._changed:
+                    self._changed.notify_all()
+                    self._changed.wait_for(lambda: self._held is None or self._closing)
+                    self._held = None
+                    if self._closing:
+                        return error
+
+
+def attempted(work: Callable[[], Any]) -> Any:
+    """What comes of it, or its error."""
+    try:
+        return work()
+    except OSError as error:
+        return error

@@ -475,6 +475,7 @@ class Qcow2:
             for index in sorted(self._l1_dirty):
                 self.file.write(self.header.l1_offset + 8 * index, self._l1[index].to_bytes(8, "big"))
         self._sync()
+        refcounts.written()
         for _, l2 in tables:
             l2.new = l2.dirty = False
         self._dirty.clear()

@@ -191,7 +191,6 @@ class Refcounts:
         """
         for index in sorted(self._dirty):
             self.file.write(self.table[index] & OFFSET_MASK, self._blocks[index])
-        self._dirty.clear()
         if self._table_dirty or self._moved_table is not None:
             self.file.flush()
         at = self.header.refcount_table_offset
@@ -200,8 +199,12 @@ class Refcounts:
         else:
             for index in self._table_dirty:
                 self.file.write(at + 8 * index, self.table[index].to_bytes(8, "big"))
-        self._table_dirty.clear()
         return self._moved_table is not None
+
+    def written(self) -> None:
+        """What `write` wrote has reached the host's disk: until then it may have to be written again."""
+        self._dirty.clear()
+        self._table_dirty.clear()
 
     def replace(self, counts: "array[int]", first: int, blocks: int, tables: int) -> None:
         """Writes all counts anew, into clusters from `first` on: blocks, then the table."""
