@@ -35,6 +35,7 @@ class FakeMachine:
         self.mouse = Recorder(self.calls, absolute=True)
         self.serial = [MemoryBackend(), object()]
         self.paused = False
+        self.pause_reason = ""
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()
