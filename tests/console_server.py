@@ -68,8 +68,10 @@ class XServer:
     """Xvfb with a display number of its own choice."""
 
     def __init__(self, width=900, height=700):
+        # It would start anew whenever its last client goes, and refuse the next one meanwhile.
+        options = ("-noreset", "-nolisten", "tcp")
         self.process = subprocess.Popen(
-            [program("Xvfb"), "-displayfd", "1", "-screen", "0", f"{width}x{height}x24", "-nolisten", "tcp"],
+            [program("Xvfb"), "-displayfd", "1", "-screen", "0", f"{width}x{height}x24", *options],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         self.display = f":{int(self.process.stdout.readline())}"
 
