@@ -403,11 +403,14 @@ class Machine:
     # --- checkpoints ---
 
     def checkpoint(self, where: str | os.PathLike[str], *, compress: bool = False) -> Path:
-        """Saves all of it while it stands; `where`: a tag, or the path of a file.  Returns the path."""
+        """Saves all of it; `where`: a tag, or the path of a file.  Returns the path, once it is complete.
+
+        It stands for a moment only, and runs on while the file is written.
+        """
         path = self._checkpoint_path(where)
         picture = self._picture()
-        with self._standing():
-            with self.bus.lock:
+        with self._opened_media().steady:
+            with self._standing(), self.bus.lock:
                 now_ns, tsc = self.clock.now(), self._stopped_tsc()
                 capture = checkpoint.Capture(self._parts(), path, now_ns, tsc)
             capture.write(picture=picture, compress=compress)
@@ -418,7 +421,11 @@ class Machine:
 
         `clock`: of the real-time clock, "keep" goes on where it stopped, "host" has the host's time.
         """
-        with Saved(self._checkpoint_path(where), clock) as saved, self._standing():
+        with (
+            Saved(self._checkpoint_path(where), clock) as saved,
+            self._opened_media().steady,
+            self._standing(),
+        ):
             self._restore(saved, checkpoint.layers(saved.contents, self.config, saved.reader.path))
 
     @classmethod

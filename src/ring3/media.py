@@ -43,7 +43,7 @@ class Media:
         self._workers: dict[str, DiskWorker] = {}
         self._disks: dict[str, DiskConfig] = {}
         self._slots: dict[str, CdromConfig | FloppyConfig] = {}     # removable drives, and what is in them
-        self._changing = threading.Lock()
+        self.steady = threading.Lock()  # held by who changes what is in the drives, or needs it to stay
 
     def disks(self, config: MachineConfig) -> list[Disk]:
         named = [(f"disk{n}", slot) for n, slot in enumerate(config.disks)]
@@ -78,7 +78,7 @@ class Media:
         slot = replace(self._slot(name), path=path)
         if isinstance(slot, FloppyConfig):
             slot = replace(slot, readonly=readonly)
-        with self._changing:
+        with self.steady:
             if str(path) == self.contents()[name]:
                 self._put(name, chip, replace(slot, path=EMPTY), None)      # its lock would be in the way
             self._put(name, chip, slot, DiskWorker(open_slot(slot), self._lock, self._failed))
@@ -86,7 +86,7 @@ class Media:
     def eject(self, name: str, chip: Any, *, force: bool = False) -> None:
         """Takes the medium out; a guest that has locked the drive is asked, unless forced."""
         slot = self._slot(name)
-        with self._changing:
+        with self.steady:
             with self._lock:
                 refused = not force and hasattr(chip, "request_eject") and not chip.request_eject()
             if refused:
@@ -171,11 +171,12 @@ class Media:
 
     def close(self) -> None:
         refused = []
-        for name in list(self._workers):
-            try:
-                self.close_drive(name)
-            except OSError as error:
-                refused.append(f"{name}: {why(error)}")
+        with self.steady:
+            for name in list(self._workers):
+                try:
+                    self.close_drive(name)
+                except OSError as error:
+                    refused.append(f"{name}: {why(error)}")
         if refused:
             raise HostError(f"{'; '.join(refused)}: what the guest had not flushed is lost")
 

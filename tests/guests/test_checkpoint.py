@@ -1,5 +1,7 @@
 """Checkpoints of real guests: saved while they count, restored elsewhere, and they count on."""
 
+import errno
+import os
 import re
 import subprocess
 import sys
@@ -9,14 +11,17 @@ from pathlib import Path
 import pytest
 import xxhash
 
+import ring3
 from guest_terminal import BOOT_TIMEOUT_S, busybox_root, image
 from ring3 import Machine
 from ring3.checkpoint import machine as checkpoint
+from ring3.checkpoint.format import write
 from ring3.checkpoint.pages import Extents
-from ring3.errors import CheckpointError
+from ring3.errors import CheckpointError, HostError
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(2 * BOOT_TIMEOUT_S)]
 
+EMBEDDED = Path(ring3.__file__).with_name("firmware") / "embedded_guest.bin"
 COUNT = "i=0; while true; do i=$((i+1)); echo count $i; usleep 20000; done\n"
 
 
@@ -121,6 +126,39 @@ def test_what_was_saved_is_what_is_saved_again(saved, tmp_path):
     for name, record in records[0][1].items():
         assert records[1][1][name] == record, name
     assert records[0][3] == records[1][3]
+
+
+def test_the_guest_runs_while_the_file_is_written(saved, tmp_path, monkeypatch):
+    file, last = saved
+    with Machine.restored(file) as vm:
+        counted(vm)
+
+        def write_later(*arguments, **options):
+            counted(vm, 20)
+            write(*arguments, **options)
+
+        monkeypatch.setattr(checkpoint, "write", write_later)
+        again = vm.checkpoint(tmp_path / "again.ring3")
+    with Machine.restored(again) as vm:
+        assert counted(vm)[-1] < last + 15
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_and_the_guest_runs_on(saved, tmp_path, monkeypatch):
+    def no_space(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(1 << 20))
+    with Machine(kernel=EMBEDDED, memory="16M", serial="memory", disk=str(disk)) as vm:
+        vm.serial[0].expect("Keys are echoed")
+        monkeypatch.setattr(os, "fdatasync", no_space)
+        with pytest.raises(HostError, match="No space"):
+            vm.checkpoint(tmp_path / "c/never.ring3")
+        monkeypatch.undo()
+        vm.serial[0].send("xyz")
+        vm.serial[0].expect("xyz")
+    assert os.listdir(tmp_path / "c") == []
+    assert sorted(os.listdir(tmp_path)) == ["c", "disk.img", "disk.img.undo"]
 
 
 def test_timers_do_not_come_in_a_burst(saved):
