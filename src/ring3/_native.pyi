@@ -111,6 +111,10 @@ class RamImage:
         """Ranges (start, end) of RAM that differ from an image made earlier, and a few that don't.
 
         Pages count as changed once the guest has stored to them, or they were moved to another file."""
+    def pack(self, ranges: list[tuple[int, int]]) -> tuple[list[tuple[int, int, int]], list[tuple[int, int]]]:
+        """What is to be stored of these ranges (start, end; whole pages, in order): no page that is zero, and
+        equal ones once.  Extents (first page, pages, first stored page), and where the stored pages are
+        (start, end), one after the other."""
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 class VideoMemory:

@@ -18,6 +18,7 @@ pub mod io;
 pub mod mapping;
 pub mod memory;
 pub mod mmu;
+pub mod pages;
 pub mod pixels;
 pub mod snapshot;
 pub mod state;

@@ -2,6 +2,7 @@
 
 use engine::backing::{Extent, Frozen, Image};
 use engine::mapping::Mapping;
+use engine::pages;
 use pyo3::exceptions::{PyBufferError, PyOSError, PyValueError};
 use pyo3::prelude::*;
 use std::collections::HashMap;
@@ -11,6 +12,9 @@ use std::sync::{Arc, OnceLock};
 
 /// Offset into RAM, bytes, descriptor, offset into the file.
 pub type ExtentRecord = (u64, u64, i32, u64);
+
+/// As `engine::pages::Packed`.
+type PackedRecord = (Vec<(u64, u64, u64)>, Vec<(u64, u64)>);
 
 #[pyclass(frozen, module = "ring3._native")]
 pub struct RamImage {
@@ -54,6 +58,17 @@ impl RamImage {
             .iter()
             .map(|range| (range.start, range.end))
             .collect()
+    }
+
+    fn pack(&self, py: Python<'_>, ranges: Vec<(u64, u64)>) -> PyResult<PackedRecord> {
+        let mapping = self.mapped()?;
+        let ranges: Vec<_> = ranges.iter().map(|&(start, end)| start..end).collect();
+        // SAFETY: all of the mapping, which is only read and lives as long as `self`.
+        let memory =
+            unsafe { std::slice::from_raw_parts(mapping.start(), self.image.bytes as usize) };
+        let packed = py.detach(|| pages::pack(memory, &ranges));
+        let pieces = packed.pieces.iter().map(|piece| (piece.start, piece.end));
+        Ok((packed.extents, pieces.collect()))
     }
 
     /// # Safety

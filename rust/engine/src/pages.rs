@@ -1,0 +1,141 @@
+//! Which pages of an image of RAM a checkpoint stores: none that is zero, and equal ones once.
+//!
+//! Theory.  Pages are told apart by a hash, and those with equal hashes by their bytes, so the hash
+//! need not be strong; of pages that have it by chance only the first is found again.
+//!
+//! Offsets and sizes in bytes, whole pages.
+
+use crate::memory::PAGE;
+use std::collections::HashMap;
+use std::ops::Range;
+
+const WORDS: usize = PAGE as usize / 8;
+const LANES: usize = 8;
+/// Odd, and its bits are mixed: the golden ratio's.
+const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
+/// One piece is not longer.
+const PIECE_BYTES: u64 = 4 << 20;
+
+type Page = [u64; WORDS];
+
+/// What is stored of RAM.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Packed {
+    /// First page, pages, first stored page: in order, and what none covers is zero.
+    pub extents: Vec<(u64, u64, u64)>,
+    /// Where the stored pages are, one after the other.
+    pub pieces: Vec<Range<u64>>,
+}
+
+/// Of the ranges of `memory`, which are in order and don't overlap.
+pub fn pack(memory: &[u8], ranges: &[Range<u64>]) -> Packed {
+    let mut packed = Packed::default();
+    // By hash: which stored page, and where in memory it is.
+    let mut known: HashMap<u64, (u64, u64)> = HashMap::new();
+    let mut stored = 0;
+    for at in ranges
+        .iter()
+        .flat_map(|range| range.clone().step_by(PAGE as usize))
+    {
+        let Some(page) = page(memory, at) else {
+            break;
+        };
+        if page.iter().all(|word| *word == 0) {
+            continue;
+        }
+        let (place, first_at) = *known.entry(hash(page)).or_insert((stored, at));
+        let is_known = first_at != at && self::page(memory, first_at) == Some(page);
+        let place = if is_known { place } else { stored };
+        if !is_known {
+            stored += 1;
+            match packed.pieces.last_mut() {
+                Some(piece) if piece.end == at && at - piece.start < PIECE_BYTES => {
+                    piece.end += PAGE;
+                }
+                _ => packed.pieces.push(at..at + PAGE),
+            }
+        }
+        match packed.extents.last_mut() {
+            Some((first, count, from))
+                if *first + *count == at / PAGE && *from + *count == place =>
+            {
+                *count += 1;
+            }
+            _ => packed.extents.push((at / PAGE, 1, place)),
+        }
+    }
+    packed
+}
+
+fn page(memory: &[u8], at: u64) -> Option<&Page> {
+    let bytes = memory.get(at as usize..)?.get(..PAGE as usize)?;
+    // SAFETY: any bytes are good words; what is not aligned to them gives a head, and then None.
+    let (head, words, _) = unsafe { bytes.align_to::<u64>() };
+    if head.is_empty() {
+        words.try_into().ok()
+    } else {
+        None
+    }
+}
+
+fn hash(page: &Page) -> u64 {
+    let mut lanes = [FACTOR; LANES];
+    for words in page.as_chunks::<LANES>().0 {
+        for (lane, word) in lanes.iter_mut().zip(words) {
+            *lane = (*lane ^ word).wrapping_mul(FACTOR).rotate_left(29);
+        }
+    }
+    lanes.iter().fold(0, |all, lane| {
+        (all ^ lane).wrapping_mul(FACTOR).rotate_left(31)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pages that are full of these words.
+    fn memory(words: &[u64]) -> Vec<u64> {
+        words.iter().flat_map(|word| [*word; WORDS]).collect()
+    }
+
+    fn packed(words: &[u64], ranges: &[Range<u64>]) -> Packed {
+        let memory = memory(words);
+        // SAFETY: words are bytes.
+        let (_, bytes, _) = unsafe { memory.align_to::<u8>() };
+        let ranges: Vec<_> = ranges
+            .iter()
+            .map(|r| r.start * PAGE..r.end * PAGE)
+            .collect();
+        pack(bytes, &ranges)
+    }
+
+    fn pieces(pieces: &[Range<u64>]) -> Vec<Range<u64>> {
+        pieces
+            .iter()
+            .map(|r| r.start * PAGE..r.end * PAGE)
+            .collect()
+    }
+
+    #[test]
+    #[allow(clippy::single_range_in_vec_init)]
+    fn zero_pages_are_left_out_and_equal_ones_stored_once() {
+        let found = packed(&[0, 7, 8, 0, 7, 8, 9], &[0..7]);
+        assert_eq!(found.extents, [(1, 2, 0), (4, 3, 0)]);
+        assert_eq!(found.pieces, pieces(&[1..3, 6..7]));
+    }
+
+    #[test]
+    #[allow(clippy::single_range_in_vec_init)]
+    fn only_the_ranges_are_looked_at() {
+        let found = packed(&[1, 2, 3, 4], &[1..2, 3..4]);
+        assert_eq!(found.extents, [(1, 1, 0), (3, 1, 1)]);
+        assert_eq!(found.pieces, pieces(&[1..2, 3..4]));
+    }
+
+    #[test]
+    #[allow(clippy::single_range_in_vec_init)]
+    fn what_is_past_the_end_is_not_there() {
+        assert_eq!(packed(&[1], &[0..3]).extents, [(0, 1, 0)]);
+    }
+}
