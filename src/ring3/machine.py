@@ -41,7 +41,7 @@ from ring3.char.printer import open_printer
 from ring3.char.tap import Tap
 from ring3.checkpoint import machine as checkpoint
 from ring3.checkpoint.format import SUFFIX
-from ring3.checkpoint.machine import Restorer
+from ring3.checkpoint.machine import Moment, Restorer, Saved, SavedFile
 from ring3.clock import HostClock
 from ring3.config import DisplayConfig, File, MachineConfig, configure, replace
 from ring3.config.machine import settings
@@ -73,28 +73,6 @@ TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 THUMBNAIL = (320, 240)                  # pixels
 
 
-class Saved:
-    """An open checkpoint, checked."""
-
-    def __init__(self, path: Path, clock: str) -> None:
-        self.reader, self.contents = checkpoint.read(path)
-        try:
-            self.elapsed_s = checkpoint.elapsed(self.contents, clock)
-        except BaseException:
-            self.reader.close()
-            raise
-
-    @property
-    def roms(self) -> dict[str, Any]:
-        return {"rom": self.contents.rom, "option_roms": self.contents.option_roms}
-
-    def __enter__(self) -> "Saved":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.reader.close()
-
-
 class Machine:
     def __init__(
         self,
@@ -104,7 +82,7 @@ class Machine:
         menu: Mapping[str, Callable[[], None]] | None = None,
         auto_display: str = "none",
         checkpoints: Path | None = None,
-        saved: "Saved | None" = None,
+        saved: Saved | None = None,
         **fields: Any,
     ) -> None:
         """From a MachineConfig or from its fields by name.
@@ -163,7 +141,7 @@ class Machine:
             raise
         self._unchecked_initrd = (kernel.initrd, kernel.initrd_name) if kernel is not None else (None, "")
 
-    def _build(self, saved: "Saved | None") -> None:
+    def _build(self, saved: Saved | None) -> None:
         config = self.config
         pins = Pins(
             intr=self.vcpu.set_intr,
@@ -177,8 +155,8 @@ class Machine:
         start_unix_s = config.rtc_start_unix_s
         self._audio_sink = open_sink(config.audio)
         self.bus = Bus(self._vm, self.clock, pins)
-        self.roms = Roms(config, saved.roms if saved is not None else None)
-        at = checkpoint.layers(saved.contents, config, saved.reader.path) if saved is not None else {}
+        self.roms = Roms(config, roms_of(saved) if saved is not None else None)
+        at = checkpoint.layers(saved.contents, config, saved.path) if saved is not None else {}
         self.media = Media(self.bus.lock, self._device_error, self.pause_for, at)
         self._pc = pc.PcConfig(
             memory=config.memory_bytes,
@@ -422,32 +400,63 @@ class Machine:
         `clock`: of the real-time clock, "keep" goes on where it stopped, "host" has the host's time.
         """
         with (
-            Saved(self._checkpoint_path(where), clock) as saved,
+            SavedFile(self._checkpoint_path(where), clock) as saved,
             self._opened_media().steady,
             self._standing(),
         ):
-            self._restore(saved, checkpoint.layers(saved.contents, self.config, saved.reader.path))
+            self._restore(saved, checkpoint.layers(saved.contents, self.config, saved.path))
 
     @classmethod
     def restored(cls, path: str | os.PathLike[str], *, clock: str = "keep", engine: str | None = None,
-                 without_terminal: bool = False, as_copy: bool = False, **options: Any) -> "Machine":
+                 without_terminal: bool = False, **options: Any) -> "Machine":
         """A new machine out of a checkpoint; `start` lets it go on.
 
         `engine`: another one than it had.  `without_terminal`: lines and displays there come to nothing.
-        `as_copy`: nor does it touch a place of the host that only one machine can have.
         Options are those of Machine, and settings of the host's side: `serial`, `display`, `audio`, …
         """
-        with Saved(Path(path), clock) as saved:
+        with SavedFile(Path(path), clock) as saved:
             given = {name: options.pop(name) for name in list(options) if name in settings()}
             if engine is not None:
                 given["engine"] = engine
             config = checkpoint.config_of(saved.contents, given)
             if without_terminal:
                 config = away_from_terminal(config)
-            if as_copy:
-                config = away_from_places(config)
             options.setdefault("name", saved.contents.name)
             return cls(config, saved=saved, **options)
+
+    # --- copies ---
+
+    def fork(self, count: int = 1) -> "list[Machine]":
+        """So many copies that run on from where it is now, each a Machine in this process; it runs on, too.
+
+        They share its RAM copy-on-write.  Places that only one machine can have stay its own, see
+        `config_of_copy`.
+        """
+        if count < 1:
+            raise ConfigError(f"count: {count} copies make no sense: give 1 or more")
+        made: list[Machine] = []
+        with self.moment() as moment:
+            config = config_of_copy(moment)
+            try:
+                for number in range(1, count + 1):
+                    made.append(Machine(config, name=f"{self.name}-fork-{number}", saved=moment))
+                    made[-1].start()
+            except BaseException:
+                for each in made:
+                    each.stop()
+                raise
+        return made
+
+    def moment(self) -> Moment:
+        """What copies go on from: all of it, taken in milliseconds.  Entered and left around making them."""
+        import tomlkit  # noqa: F401  (here: not while the guest stands)
+
+        media = self._opened_media()
+        with media.steady:
+            with self._standing(), self.bus.lock:
+                now_ns, tsc = self.clock.now(), self._stopped_tsc()
+                capture = checkpoint.Capture(self._parts(), media.beside_layers, now_ns, tsc)
+            return capture.moment()
 
     def _checkpoint_path(self, where: str | os.PathLike[str]) -> Path:
         if not isinstance(where, str):
@@ -491,19 +500,19 @@ class Machine:
             self.media = vm._opened_media()
             self.rom, self.option_roms = vm._pc.rom, vm._pc.option_roms
 
-    def _restore(self, saved: "Saved", layers: Mapping[str, Place]) -> None:
+    def _restore(self, saved: Saved, layers: Mapping[str, Place]) -> None:
         """`layers`: what disks are to go on from, if they don't yet."""
         media = self._opened_media()
         slots = checkpoint.slots(saved.contents, media.slots())
         with media.prepare(slots, layers) as prepared, self.bus.lock:
-            restorer = Restorer(saved.reader, saved.contents, self._parts(), prepared)
+            restorer = Restorer(saved, self._parts(), prepared)
             self._restore_all(saved, restorer)
 
-    def _restore_all(self, saved: "Saved", restorer: Restorer) -> None:
+    def _restore_all(self, saved: Saved, restorer: Restorer) -> None:
         self.keyboard.reset()
         self.mouse.reset()
         self.clock.set(saved.contents.clock_ns)
-        self._tsc_at_stop = restorer.restore(saved.elapsed_s)
+        self._tsc_at_stop = restorer.restore()
         flash = self._pc.flash
         if flash is not None:           # what firmware keeps is what it was, in its file, too
             flash.save(0, bytes(self.devices["flash"].state.data))
@@ -702,20 +711,28 @@ def away_from_terminal(config: MachineConfig) -> MachineConfig:
     return replace(config, {"serial": lines, "display": displays or ("none",)})
 
 
-def away_from_places(config: MachineConfig) -> MachineConfig:
-    """Lines to files and sockets go to memory, print and sound nowhere; displays have their own place, and
-    disks their own changes, for as long as it runs."""
-    def own(lines: list[Any]) -> tuple[Any, ...]:
+def config_of_copy(moment: Moment) -> MachineConfig:
+    """Of a copy beside its machine: it touches no place of the host that only one of the two can have.
+
+    Lines to the terminal, files and sockets go to memory, print and sound nowhere; displays have their own
+    place; what is written to disks, or by UEFI firmware to its variables, is gone with the copy.
+    """
+    def own(lines: Sequence[Any]) -> tuple[Any, ...]:
         return tuple(line if line in ("memory", "none", "pty") else "memory" for line in lines)
 
+    config = checkpoint.config_of(moment.contents, {})
     printers = tuple(line if line == "none" else "file:/dev/null" for line in config.parallel_ports)
-    disks = [disk if disk.readonly else dataclasses.replace(disk, mode="nonpersistent")
-             for disk in config.disks]
-    displays = tuple(display for display in config.displays if not display.address)
+    disks = tuple(disk if disk.readonly else dataclasses.replace(disk, mode="nonpersistent")
+                  for disk in config.disks)
+    displays = tuple(each for each in config.displays if not each.address and each.kind != "terminal")
     changes = {"serial": own(config.serial_ports), "virtio_console": own(config.virtio_consoles),
-               "parallel": printers, "audio": "none", "firmware_log": "none",
-               "display": displays or ("none",), "disk": tuple(disks)}
+               "parallel": printers, "audio": "none", "firmware_log": "none", "uefi_variables": "",
+               "display": displays or ("none",), "disk": disks}
     return replace(config, changes)
+
+
+def roms_of(saved: Saved) -> dict[str, Any]:
+    return {"rom": saved.contents.rom, "option_roms": saved.contents.option_roms}
 
 
 def import_native() -> Any:

@@ -4,7 +4,9 @@ Drives are called disk0 …, cdrom0 … and floppy0 …, in the order of the con
 under the machine lock but `open`.
 """
 
+import contextlib
 import os
+import secrets
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,10 +21,12 @@ from ring3.config.places import Place
 from ring3.config.text import nearest
 from ring3.devices.floppy import medium_of
 from ring3.disk import DiskWorker, Image, open_image
-from ring3.disk.modes import Frozen, Layers, open_disk
+from ring3.disk.modes import Frozen, Layers, open_disk, scratch_directory
+from ring3.disk.store import Store
 from ring3.errors import ConfigError, HostError
 
 Slot = DiskConfig | CdromConfig | FloppyConfig
+LAYERS = "ring3-layers-"                # directories of layers that machines and their copies share
 
 
 class Media:
@@ -44,6 +48,8 @@ class Media:
         self._disks: dict[str, DiskConfig] = {}
         self._slots: dict[str, CdromConfig | FloppyConfig] = {}     # removable drives, and what is in them
         self.steady = threading.Lock()  # held by who changes what is in the drives, or needs it to stay
+        # For copies: no file, but layers of disks whose changes end with the machine lie beside it.
+        self.beside_layers = scratch_directory() / f"{LAYERS}{secrets.token_hex(8)}" / "fork"
 
     def disks(self, config: MachineConfig) -> list[Disk]:
         named = [(f"disk{n}", slot) for n, slot in enumerate(config.disks)]
@@ -170,6 +176,7 @@ class Media:
             worker.close()
 
     def close(self) -> None:
+        shared = self._shared_layers()
         refused = []
         with self.steady:
             for name in list(self._workers):
@@ -177,8 +184,20 @@ class Media:
                     self.close_drive(name)
                 except OSError as error:
                     refused.append(f"{name}: {why(error)}")
+        for directory, name in shared:
+            Store(directory, name).collect()            # but for those that other machines use
+            with contextlib.suppress(OSError):
+                directory.rmdir()
         if refused:
             raise HostError(f"{'; '.join(refused)}: what the guest had not flushed is lost")
+
+    def _shared_layers(self) -> set[tuple[Path, str]]:
+        """Directories of layers that this machine and its copies share, and drives that have some there."""
+        found = {(self.beside_layers.parent, name) for name in self._disks}
+        for name, image in self.images().items():
+            behind = image.behind() if isinstance(image, Layers) else ()
+            found |= {(layer.parent, name) for layer in behind if layer.parent.name.startswith(LAYERS)}
+        return found
 
     def drain(self) -> None:
         """Waits until no drive has anything under way."""

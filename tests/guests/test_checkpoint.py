@@ -117,8 +117,8 @@ def test_what_was_saved_is_what_is_saved_again(saved, tmp_path):
         vm.stop()
     records = []
     for path in files[1:]:
-        reader, contents = checkpoint.read(path)
-        with reader:
+        with checkpoint.SavedFile(path) as saved_file:
+            reader, contents = saved_file.reader, saved_file.contents
             pages = [(at, bytes(data)) for at, data in Extents(reader, 1 << 40)]
             tsc = contents.processors[0].state["tsc"]
             records.append((contents.clock_ns, contents.devices, tsc, pages))

@@ -31,9 +31,7 @@ def settings(image):
 
 
 def contents(path):
-    reader, found = checkpoint.read(path)
-    reader.close()
-    return found
+    return checkpoint.listed(path)
 
 
 def test_all_chips_are_as_they_were(image, tmp_path):

@@ -1,8 +1,12 @@
 """Copies of a running machine, by the verbs."""
 
+import os
+
 import pytest
 
+from ring3 import Machine
 from ring3.control import home, spawn
+from ring3.errors import ConfigError
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(120)]
 
@@ -23,3 +27,86 @@ def test_copies_run_on_from_where_the_machine_was_and_it_runs_on(own_home):
             each.stop()
             each.close()
     assert home.machines() == []        # all were made for one run
+
+
+def test_copies_of_a_copy_run_after_it_has_gone(own_home):
+    machines = [spawn.start("first", memory="16M", display="none", serial="memory")]
+    try:
+        machines[0].serial[0].expect("Keys are echoed", timeout_s=60)
+        for _ in range(2):
+            machines += machines[-1].fork()
+        for each in machines[:2]:
+            each.stop()
+        machines[2].serial[0].send("xyz")
+        machines[2].serial[0].expect("xyz")
+    finally:
+        machines[-1].stop()
+        for each in machines:
+            each.close()
+    assert home.machines() == []
+
+
+@pytest.fixture
+def parent():
+    with Machine(memory="16M") as vm:
+        vm.serial[0].expect("Keys are echoed", timeout_s=60)
+        yield vm
+
+
+def test_copies_in_this_process_are_machines_like_any(parent):
+    copies = parent.fork(3)
+    try:
+        for letters, each in zip(("xxx", "yyy", "zzz"), copies, strict=True):
+            each.serial[0].send(letters)
+            each.serial[0].expect(letters)
+            assert letters.encode() not in parent.serial[0].output
+        parent.serial[0].send("www")
+        parent.serial[0].expect("www")
+    finally:
+        for each in copies:
+            each.stop()
+
+
+def test_memory_of_copies_is_their_own(parent):
+    place = 8 << 20
+    parent.memory.write(place, b"before")
+    (copy,) = parent.fork()
+    try:
+        parent.memory.write(place, b"parent")
+        assert copy.memory.read(place, 6) == b"before"
+        copy.memory.write(place, b"a copy")
+        assert parent.memory.read(place, 6) == b"parent"
+    finally:
+        copy.stop()
+
+
+def test_no_copies_are_a_mistake(parent):
+    with pytest.raises(ConfigError, match="count"):
+        parent.fork(0)
+
+
+@pytest.mark.parametrize("mode", ["persistent", "undoable", "nonpersistent"])
+def test_disks_of_copies_are_what_the_disk_was_and_their_own(tmp_path, monkeypatch, mode):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("RING3_SCRATCH", str(scratch))
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(1 << 20))
+
+    def disk(vm):
+        return vm.media.images()["disk0"]
+
+    vm = Machine(memory="16M", disk=f"{image},mode={mode}", boot="cdrom")
+    machines = [vm]
+    try:
+        disk(vm).write(4096, b"before")
+        machines += vm.fork(2)
+        disk(vm).write(4096, b"parent")
+        disk(machines[1]).write(4096, b"a copy")
+        assert [disk(each).read(4096, 6) for each in machines] == [b"parent", b"a copy", b"before"]
+        machines += machines[1].fork()
+        assert disk(machines[3]).read(4096, 6) == b"a copy"
+    finally:
+        for each in machines:
+            each.stop()
+    assert os.listdir(scratch) == []

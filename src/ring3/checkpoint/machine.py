@@ -12,7 +12,7 @@ machine is restored.
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +28,7 @@ from ring3.checkpoint.pages import Extents, Packed
 from ring3.config import MachineConfig, replace, toml
 from ring3.config.places import Place
 from ring3.config.text import several
-from ring3.disk.modes import real, store_of
+from ring3.disk.modes import Frozen, real, store_of
 from ring3.disk.store import Store
 from ring3.errors import CheckpointError, ConfigError, HostError
 
@@ -67,6 +67,59 @@ class Parts(Protocol):
     def rom(self) -> bytes | None: ...
     @property
     def option_roms(self) -> Mapping[str, bytes]: ...
+
+
+class Ram(Protocol):
+    """What RAM was."""
+
+    def adopted_by(self, vm: Any) -> None:
+        """Makes it a machine's RAM (`_native.Vm.adopt`)."""
+
+
+class Saved(Protocol):
+    """A machine that another can go on from."""
+
+    @property
+    def contents(self) -> Contents: ...
+    @property
+    def path(self) -> Path:
+        """Where it is, and layers of its disks are beside."""
+        ...
+    @property
+    def elapsed_s(self) -> int:
+        """What the real-time clock is advanced by."""
+        ...
+    def ram(self, size_bytes: int) -> Ram:
+        """Checked: it fits into so much."""
+
+
+class Moment:
+    """A machine as it stood, in memory: what copies go on from, in this process and others."""
+
+    elapsed_s = 0
+
+    def __init__(self, contents: Contents, path: Path, extents: Sequence[tuple[int, int, int, int]],
+                 files: Any, frozen: Iterable[Frozen] = ()) -> None:
+        """`extents`: of RAM (`_native.RamImage`).  `files`: what holds theirs open."""
+        self.contents = contents
+        self.path = path
+        self.extents = list(extents)
+        self._files = files
+        self._frozen = list(frozen)
+
+    def ram(self, size_bytes: int) -> "Moment":
+        return self                     # `adopt` checks
+
+    def adopted_by(self, vm: Any) -> None:
+        vm.adopt(self.extents)
+
+    def __enter__(self) -> "Moment":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """The copies have opened their disks."""
+        for each in self._frozen:
+            each.drop()
 
 
 # --- out ---
@@ -114,6 +167,17 @@ class Capture:
             raise
         for frozen in self._frozen.values():
             frozen.keep()
+
+    def moment(self) -> Moment:
+        """For copies, instead of `write`."""
+        try:
+            self._contents.media = self._media()
+        except BaseException:
+            for frozen in self._frozen.values():
+                frozen.drop()
+            raise
+        image = self._image
+        return Moment(self._contents, self._path, image.extents, image, self._frozen.values())
 
     def _media(self) -> list[drives.Medium]:
         """With all that was frozen on stable storage."""
@@ -187,39 +251,42 @@ def config_of(contents: Contents, settings: Mapping[str, Any]) -> MachineConfig:
         files["kernel"] = contents.kernel
     if contents.initrd is not None or contents.initrd_path:
         files["initrd"] = contents.initrd if contents.initrd is not None else contents.initrd_path
-    return replace(toml.loads(contents.config, "checkpoint"), files | dict(settings))
+    config, changes = toml.loads(contents.config, "checkpoint"), files | dict(settings)
+    return replace(config, changes) if changes else config
 
 
 # --- in ---
 
 
 class Restorer:
-    """A checkpoint that fits a machine; `restore` is called once."""
+    """What fits a machine; `restore` is called once."""
 
-    def __init__(self, reader: Reader, contents: Contents, parts: Parts, prepared: Any) -> None:
+    def __init__(self, saved: Saved, parts: Parts, prepared: Any) -> None:
         """Checks all that can be without changing anything of the machine.
 
         `prepared`: its drives' contents (ring3.media.Prepared).
         """
+        contents = saved.contents
         self._prepared = prepared
-        self._reader = reader
+        self._path = saved.path
+        self._elapsed_s = saved.elapsed_s
         self._contents = contents
         self._parts = parts
         size = contents.memory_bytes + contents.video_bytes
         self._fits("memory", contents.memory_bytes, parts.vm.ram_bytes)
         self._fits("video_memory", size, parts.vm.total_bytes)
-        self._extents = Extents(reader, size)
+        self._ram = saved.ram(size)
         if len(contents.processors) != 1:
-            raise reader.damaged("it has no processor")
+            raise CheckpointError(f"{self._path}: the checkpoint is damaged: it has no processor")
         if contents.processors[0].features != features(parts.vcpu):
             raise CheckpointError(
-                f"{reader.path}: its guest knows another CPU than this host can offer: "
+                f"{self._path}: its guest knows another CPU than this host can offer: "
                 "it needs the host where it was made, or one with a CPU like that"
             )
         strange = contents.devices.keys() ^ parts.devices.keys()
         if strange:
             names = ", ".join(sorted(strange))
-            raise CheckpointError(f"{reader.path}: it is of another machine: only one of the two has {names}")
+            raise CheckpointError(f"{self._path}: it is of another machine: only one of the two has {names}")
         self._states = {
             name: state.load(type(chip.state), contents.devices[name])
             for name, chip in parts.devices.items()
@@ -228,20 +295,20 @@ class Restorer:
 
     def _fits(self, what: str, saved: int, own: int) -> None:
         if saved != own:
-            raise CheckpointError(f"{self._reader.path}: {what} is {saved} bytes there and {own} bytes here")
+            raise CheckpointError(f"{self._path}: {what} is {saved} bytes there and {own} bytes here")
 
     def _check_media(self) -> None:
         images, slots = self._prepared.images(), self._parts.media.slots()
         saved = {each.drive: each for each in self._contents.media}
         for name in saved.keys() | images.keys():
             if name not in images or name not in saved:
-                raise CheckpointError(f"{self._reader.path}: {name} was not as empty or full as it is now")
-            drives.check(saved[name], slots[name], images[name], self._reader.path)
+                raise CheckpointError(f"{self._path}: {name} was not as empty or full as it is now")
+            drives.check(saved[name], slots[name], images[name], self._path)
 
-    def restore(self, elapsed_s: int) -> int:
+    def restore(self) -> int:
         """The machine stands, its clock at `clock_ns`, and the caller holds the machine lock.
 
-        `elapsed_s`: what the real-time clock is advanced by.  Returns the guest's TSC.
+        Returns the guest's TSC.
         """
         parts, processor = self._parts, self._contents.processors[0]
         before = parts.vcpu.state()
@@ -249,24 +316,23 @@ class Restorer:
             cpu = with_tuples(processor.state)
             parts.vcpu.set_state(cpu)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise CheckpointError(f"{self._reader.path}: the CPU's state does not fit: {error}") from error
+            raise CheckpointError(f"{self._path}: the CPU's state does not fit: {error}") from error
         try:
             self._restore_media()
         except OSError as error:
             parts.vcpu.set_state(before)
-            raise HostError(f"{self._reader.path}: the drives' contents: {error.strerror}") from error
-        self._extents.adopted_by(parts.vm)
+            raise HostError(f"{self._path}: the drives' contents: {error.strerror}") from error
+        self._ram.adopted_by(parts.vm)
         for name, chip in reversed(list(parts.devices.items())):
             chip.restore(self._states[name])
-        if elapsed_s:
-            parts.devices["rtc"].advance(elapsed_s)
+        if self._elapsed_s:
+            parts.devices["rtc"].advance(self._elapsed_s)
         if "vga" in parts.devices:
             video = parts.devices["vga"].memory
             video.disarm()              # all of it is new
             video.signal()
         parts.vcpu.set_state(cpu)
         return int(processor.state["tsc"])
-
 
     def _restore_media(self) -> None:
         images = self._prepared.images()
@@ -285,14 +351,27 @@ def with_tuples(cpu: Mapping[str, Any]) -> dict[str, Any]:
     return {**cpu, **pairs, **rows}
 
 
-def read(path: Path) -> tuple[Reader, Contents]:
-    """The whole checkpoint, checked."""
-    reader = Reader(path)
-    try:
-        return reader, reader.record("machine", Contents)
-    except BaseException:
-        reader.close()
-        raise
+class SavedFile:
+    """An open checkpoint, all of it checked."""
+
+    def __init__(self, path: Path, clock: str = "keep") -> None:
+        self.reader = Reader(path)
+        self.path = path
+        try:
+            self.contents: Contents = self.reader.record("machine", Contents)
+            self.elapsed_s = elapsed(self.contents, clock)
+        except BaseException:
+            self.reader.close()
+            raise
+
+    def ram(self, size_bytes: int) -> Extents:
+        return Extents(self.reader, size_bytes)
+
+    def __enter__(self) -> "SavedFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.reader.close()
 
 
 def listed(path: Path) -> Contents:

@@ -3,7 +3,7 @@
 import click
 
 from ring3.cli.names import CONTEXT, name_argument
-from ring3.control import spawn
+from ring3.control.remote import RemoteMachine
 
 
 @click.command(context_settings=CONTEXT)
@@ -12,6 +12,7 @@ from ring3.control import spawn
               help="How many.")
 def command(name: str, count: int) -> None:
     """Make copies of a running machine, which runs on; prints their names."""
-    for each in spawn.fork(name, count):
-        click.echo(each.name)
-        each.close()
+    with RemoteMachine(name) as parent:
+        for each in parent.fork(count):
+            click.echo(each.name)
+            each.close()

@@ -28,7 +28,7 @@ from ring3.checkpoint.format import SUFFIX
 from ring3.config import MachineConfig, text, toml
 from ring3.config.places import data_directory
 from ring3.control import lock
-from ring3.errors import ConfigError, HostError
+from ring3.errors import ConfigError, EngineError, HostError, VmError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -58,6 +58,14 @@ class Report(msgspec.Struct):
     error: str = ""                     # "": it runs
     kind: str = ""                      # of the error: "config", "host", "engine"
     consoles: list[str] = []
+    name: str = ""                      # of the machine
+
+
+ERRORS: dict[str, type[VmError]] = {"config": ConfigError, "engine": EngineError}
+
+
+def error_of(report: Report) -> VmError:
+    return ERRORS.get(report.kind, HostError)(report.error)
 
 
 class Directory:

@@ -18,19 +18,24 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Any
 
 import msgspec
 
+from ring3.checkpoint.machine import Moment
 from ring3.config import MachineConfig, replace, toml
 from ring3.control import home, lock
 from ring3.control.home import Directory, Ending, Report, State
 from ring3.control.server import ServerThread
 from ring3.errors import ConfigError, EngineError, VmError
-from ring3.machine import Machine
+from ring3.machine import Machine, config_of_copy
 from ring3.result import Result
 
 HARD_STOP_S = 5.0                       # what is left of the machine this long after a signal is abandoned
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+Tell = Callable[[Report], None]
 
 
 class Hosted:
@@ -47,6 +52,8 @@ class Hosted:
         self.ended: asyncio.Future[Result | BaseException]
         self._lock = lock.Lock(directory.lock_file)
         self._server: ServerThread | None = None
+        self._forking = threading.Lock()
+        self._zygote: Any = None
 
     def __enter__(self) -> "Hosted":
         with home.host_errors(self.directory.path):
@@ -76,6 +83,25 @@ class Hosted:
         self.ended = self._server.loop.create_future()
         self._server.start()
 
+    def fork(self, count: int) -> list[str]:
+        """So many copies of the machine, which run; their names."""
+        from ring3.control.zygote import Zygote  # here: it imports this module
+
+        with self._forking, self.machine.moment() as moment:
+            if self._zygote is None:
+                log = self.directory.open_log()
+                try:
+                    self._zygote = Zygote(moment, log)
+                finally:
+                    os.close(log)
+            try:
+                names: list[str] = self._zygote.copies(moment, f"{self.name}-fork", count)
+            except BaseException:
+                self._zygote.close()    # who knows what has become of it
+                self._zygote = None
+                raise
+            return names
+
     def finish(self, end: Result | BaseException) -> None:
         """The machine has ended."""
         ending = ending_of(end)
@@ -94,12 +120,14 @@ class Hosted:
         self._lock.release()
         if self._server is not None:
             self._server.stop()
+        if self._zygote is not None:
+            self._zygote.close()
 
 
-def claim(wanted: str, config: MachineConfig) -> Hosted:
+def claim(wanted: str, config: MachineConfig, *, keep_failed: bool = False) -> Hosted:
     """A machine for this run, entered, with a name like `wanted`."""
     for directory in home.unused(wanted):
-        hosted = Hosted(directory, keep_failed=False)
+        hosted = Hosted(directory, keep_failed=keep_failed)
         if hosted.enter_new(config):
             return hosted
     raise AssertionError("names have no end")
@@ -117,18 +145,18 @@ class Saved(msgspec.Struct):
     path: str
     clock: str = "keep"
     engine: str | None = None
-    fork: bool = False                  # of a machine that runs on
 
 
-def run(directory: Directory, build: Callable[[], Machine], tell: "Teller") -> None:
-    """One run of a machine in the background."""
-    with Hosted(directory) as hosted:
+def run(hosted: Hosted, build: Callable[[], Machine], tell: Tell) -> None:
+    """One run of a machine in the background; `hosted` is entered, and left here."""
+    with contextlib.ExitStack() as stack:
+        stack.push(hosted)
         machine = build()
         with_signals(machine)
-        hosted.serve(machine)
         try:
             machine.start()
-            tell(Report(consoles=machine.consoles()))
+            hosted.serve(machine)
+            tell(Report(consoles=machine.consoles(), name=hosted.name))
             result = machine.wait()
             assert result is not None       # only a timeout makes it None
             if result.report:
@@ -139,9 +167,29 @@ def run(directory: Directory, build: Callable[[], Machine], tell: "Teller") -> N
             raise
 
 
+def run_copy(moment: Moment, wanted: str, tell: Tell) -> int:
+    """One run of a copy of another machine, in a directory with a name like `wanted`."""
+
+    def body() -> None:
+        config = config_of_copy(moment)
+        hosted = claim(wanted, config, keep_failed=True)
+        directory = hosted.directory
+        log = directory.open_log()
+        for fd in (sys.stdout.fileno(), sys.stderr.fileno()):
+            os.dup2(log, fd)
+        os.close(log)
+        run(hosted, partial(machine_in, directory, config, saved=moment), tell)
+
+    return reported(body, tell)
+
+
 def new_machine(directory: Directory, config: MachineConfig) -> Machine:
-    config = with_own_files(directory, config)
-    return Machine(config, name=directory.name, auto_display="browser", checkpoints=directory.checkpoints)
+    return machine_in(directory, with_own_files(directory, config))
+
+
+def machine_in(directory: Directory, config: MachineConfig, **options: Any) -> Machine:
+    return Machine(config, name=directory.name, auto_display="browser", checkpoints=directory.checkpoints,
+                   **options)
 
 
 def saved_machine(directory: Directory, saved: Saved) -> Machine:
@@ -154,7 +202,6 @@ def saved_machine(directory: Directory, saved: Saved) -> Machine:
         auto_display="browser",
         checkpoints=directory.checkpoints,
         without_terminal=True,
-        as_copy=saved.fork,
     )
 
 
@@ -195,15 +242,24 @@ def main(path: str, fd: str, saved: str | None = None) -> int:
     """`saved`: a Saved as JSON, and standard input says nothing."""
     directory = Directory(Path(path))
     tell = Teller(int(fd))
-    started = time.strftime("%Y-%m-%d %H:%M:%S")
-    print(f"--- {started}: process {os.getpid()}", flush=True)
-    try:
+
+    def body() -> None:
         if saved is not None:
             build = partial(saved_machine, directory, msgspec.json.decode(saved, type=Saved))
         else:
             config = toml.loads(sys.stdin.read(), directory.name, directory.path)
             build = partial(new_machine, directory, config)
-        run(directory, build, tell)
+        run(Hosted(directory).__enter__(), build, tell)
+
+    return reported(body, tell)
+
+
+def reported(body: Callable[[], None], tell: Tell) -> int:
+    """The exit status of a process that does this; what goes wrong is told, and in its log."""
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    print(f"--- {started}: process {os.getpid()}", flush=True)
+    try:
+        body()
     except VmError as error:
         print(f"ring3: {error}", getattr(error, "report", ""), flush=True)
         tell(Report(str(error), kind_of(error)))

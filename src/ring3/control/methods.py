@@ -43,6 +43,10 @@ class Host(Protocol):
     directory: "Directory"
     ended: "asyncio.Future[Result | BaseException]"
 
+    def fork(self, count: int) -> list[str]:
+        """So many copies of the machine, which run; their names."""
+        ...
+
 
 class Session:
     """What the server keeps for one connection: which changes of the screen it has seen."""
@@ -202,6 +206,10 @@ class Restore(Params):
     clock: Literal["keep", "host"] = "keep"
 
 
+class Fork(Params):
+    count: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
+
+
 # --- machine ---
 
 
@@ -268,6 +276,11 @@ def checkpoint(session: Session, params: Checkpoint) -> dict[str, Any]:
 
 def restore(session: Session, params: Restore) -> None:
     session.machine.restore(params.tag, clock=params.clock)
+
+
+def fork(session: Session, params: Fork) -> list[str]:
+    """The names of the copies, which run."""
+    return session.host.fork(params.count)
 
 
 def open_console(session: Session, params: OpenConsole) -> str:
@@ -434,6 +447,7 @@ METHODS: dict[str, tuple[type[Params], Callable[[Session, Any], Any]]] = {
     "machine.open_console": (OpenConsole, open_console),
     "machine.checkpoint": (Checkpoint, checkpoint),
     "machine.restore": (Restore, restore),
+    "machine.fork": (Fork, fork),
     "machine.insert": (Insert, insert),
     "machine.eject": (Eject, eject),
     "screen.text": (ScreenText, screen_text),

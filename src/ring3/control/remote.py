@@ -24,7 +24,7 @@ from ring3.control import home
 from ring3.control.client import Client, Gone
 from ring3.control.protocol import WAIT_MAX_S
 from ring3.display.screen import Damage, Rect, TextCells, WaitError
-from ring3.errors import HostError, VmError
+from ring3.errors import ConfigError, HostError, VmError
 from ring3.result import ExitReason, Result
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 SEND_BYTES = 32_768                     # of serial input in one message
 TRY_AGAIN_S = 0.05                      # for a guest that doesn't read its port
 WATCH_S = 10.0                          # of one request for changes
-CHECKPOINT_S = 600.0                    # … and `checkpoint` and `restore`, for the host's disk
+CHECKPOINT_S = 600.0                    # … and `checkpoint`, `restore` and `fork`, for the host's disk
 STOP_S = 30.0                           # the longest `stop` waits for the process to go
 
 
@@ -292,10 +292,11 @@ class RemoteMachine:
         self.client.call("machine.restore", within_s=CHECKPOINT_S, tag=tag, clock=clock)
 
     def fork(self, count: int = 1) -> "list[RemoteMachine]":
-        """So many copies of it that run; it runs on (ring3.control.spawn.fork)."""
-        from ring3.control import spawn  # here: it imports this module
-
-        return spawn.fork(self.name, count)
+        """So many copies of it that run, each with a directory for one run and a process; it runs on."""
+        if count < 1:
+            raise ConfigError(f"count: {count} copies make no sense: give 1 or more")
+        names = self.client.call("machine.fork", within_s=CHECKPOINT_S, count=count)
+        return [RemoteMachine(name) for name in names]
 
     def open_console(self, kind: str = "browser", **options: Any) -> str:
         """Opens one more console there; where it can be reached.  Options: as DisplayConfig."""

@@ -13,9 +13,7 @@ from ring3.config import MachineConfig, configure, replace, toml
 from ring3.control import home
 from ring3.control.home import Directory, Report
 from ring3.control.remote import RemoteMachine
-from ring3.errors import ConfigError, EngineError, HostError, VmError
-
-KINDS = {"config": ConfigError, "engine": EngineError}
+from ring3.errors import ConfigError, HostError
 
 
 def start(name: str, **settings: Any) -> RemoteMachine:
@@ -67,45 +65,6 @@ def restore(name: str, tag: str, *, clock: str = "keep", engine: str | None = No
     return machine
 
 
-def fork(name: str, count: int = 1) -> list[RemoteMachine]:
-    """Copies of a machine that runs, which runs on: each with a directory and a process of its own.
-
-    They are made for one run, as by `ring3 start` without `new`.
-    """
-    if count < 1:
-        raise ConfigError(f"count: {count} copies make no sense: give 1 or more")
-    parent = RemoteMachine(name)
-    config = parent.config
-    if config.uefi_variables:
-        raise ConfigError(f"{name}: copies would share the file of its UEFI variables: it can't be forked")
-    path = parent.checkpoint(f"fork-{os.getpid()}", keep=False)
-    made: list[RemoteMachine] = []
-    try:
-        for _ in range(count):
-            made.append(_copy(name, config, path))
-    except BaseException:
-        for each in made:
-            each.stop()
-        raise
-    finally:
-        parent.directory.remove_checkpoint(path)        # each copy has read it
-        parent.close()
-    return made
-
-
-def _copy(name: str, config: MachineConfig, path: Path) -> RemoteMachine:
-    directory = next(home.unused(f"{name}-fork"))
-    directory.create(config, once=True)
-    saved = msgspec.json.encode({"path": str(path), "fork": True}).decode()
-    try:
-        _spawn(directory, [saved], "")
-    except VmError:
-        if not directory.running:
-            directory.remove()
-        raise
-    return RemoteMachine(directory.name)
-
-
 def _spawn(directory: Directory, arguments: list[str], source: str) -> Report:
     """`source`: standard input of ring3.control.host, and its further arguments."""
     read_end, write_end = os.pipe()
@@ -133,7 +92,7 @@ def _spawn(directory: Directory, arguments: list[str], source: str) -> Report:
     report = msgspec.json.decode(line, type=Report)
     if report.error:
         process.wait()
-        raise KINDS.get(report.kind, HostError)(report.error)
+        raise home.error_of(report)
     process.returncode = 0              # it is on its own now: no warning that nobody waited for it
     return report
 

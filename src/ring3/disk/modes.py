@@ -120,7 +120,7 @@ class Layers:
             image = image.backing
         return image
 
-    def _behind(self) -> Iterator[Path]:
+    def behind(self) -> Iterator[Path]:
         """The layers behind the overlay on top."""
         image: Any = self.backing
         while isinstance(image, qcow2.Qcow2) and image.file.path.suffix in (LAYER, UNDO):
@@ -164,7 +164,7 @@ class Layers:
             return self.path
         if self.top.untouched:
             return self._under
-        if sum(1 for _ in self._behind()) >= LAYERS_MAX:
+        if sum(1 for _ in self.behind()) >= LAYERS_MAX:
             raise ConfigError(f"disk: {self.path} is in {LAYERS_MAX} checkpoints: remove some")
         directory = checkpoint.absolute().parent
         store = store_of(self.path) if self._scratch is None else Store(directory, drive)
@@ -176,7 +176,7 @@ class Layers:
         if layer == self.path and self._scratch is None:
             yield beside_image, ""
         known: set[Path] = set()
-        for each in [layer, *self._behind()]:
+        for each in [layer, *self.behind()]:
             if isinstance(each, Path) and each.suffix == LAYER and each.parent not in known:
                 known.add(each.parent)
                 yield beside_image if beside_image.has(each) else Store(each.parent, drive), each.name

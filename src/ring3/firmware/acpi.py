@@ -9,6 +9,7 @@ Not described: sleep states other than S5, GPEs, thermal zones, processors' P an
 
 import struct
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple
 
 from ring3.firmware import aml
@@ -153,6 +154,7 @@ def lay_out(platform: Platform) -> Blob:
     return replace(blob, rsdt=rsdt, xsdt=xsdt)
 
 
+@cache
 def build(platform: Platform, *, base: int, facs: int) -> Tables:
     """The RSDP and all tables, to be put at `base`; the FACS, which the guest writes, into RAM at `facs`."""
     blob = lay_out(platform)
