@@ -19,6 +19,7 @@ anyway; an image that was left dirty gets them anew, see `check.py`).
 import errno
 import struct
 import zlib
+from array import array
 from collections.abc import Callable, Iterator
 
 from ring3.disk.extents import Extent, Kind
@@ -357,9 +358,12 @@ class Qcow2:
             if not self._external:
                 self.refcounts.release(where, clusters)
             raise
-        for n in range(clusters):
-            self._release(l2.table[index + n])
-            l2.table[index + n] = where + n * self._cluster | COPIED
+        before = l2.table[index : index + clusters]
+        if any(before):
+            for entry in before:
+                self._release(entry)
+        end = where + clusters * self._cluster
+        l2.table[index : index + clusters] = array("Q", range(where | COPIED, end | COPIED, self._cluster))
         return count
 
     def _foreign(self, table: Table, index: int, length: int) -> int:

@@ -3,8 +3,9 @@
 QEMU's specification, docs/interop/qcow2.txt, "Host cluster management".  A table of blocks of counts of 1 to
 64 bits; a count below 8 bits wide lies in its byte from the low end on.
 
-1. A cluster is taken by a count of 1 before anything refers to it, and given back after nothing does any
-   more: `release` only notes it, `release_now` counts down once the tables that referred to it are written.
+1. A cluster has a count of 1 on the host's disk before anything there refers to it, and is given back after
+   nothing does any more: `release` only notes it, `release_now` counts down once the tables that referred to
+   it are written.
 2. So what a crash can leave is a cluster that is counted and not used: a leak, never a double use.
 3. Changed blocks stay in memory until `write`, in the order that the image asks for.
 """
@@ -18,6 +19,7 @@ from ring3.disk.qcow2.table import damaged, read_table, table_bytes, table_from
 
 OFFSET_MASK = ~0x1FF
 BLOCKS_CACHED = 256
+ALIGNED_MAX, RUN = 16, 64               # clusters
 
 
 class Refcounts:
@@ -36,11 +38,16 @@ class Refcounts:
         self._moved_table: tuple[int, int] | None = None            # the old one, to be released
         self._released: list[int] = []
         self._search = 0                # clusters below it were found taken
+        # At the end a run of free clusters is taken from one after the other, and counted all at once.
+        self._counted = self._next = self._run_end = 0
+        self._run_clusters = 1
         self._free: list[int] = []      # found or given back, to be taken from the end
 
     # --- counts ---
 
     def get(self, cluster: int) -> int:
+        if self._counted <= cluster < self._next:
+            self.count_taken()
         block = self._block(cluster // self.per_block)
         return 0 if block is None else self._load(block, cluster % self.per_block)
 
@@ -124,27 +131,93 @@ class Refcounts:
     # --- taking and giving back ---
 
     def take(self, count: int = 1) -> tuple[int, bool]:
-        """Byte offset of so many clusters in a row, counted; and whether they are new, which read as zeros.
+        """Byte offset of so many clusters in a row; and whether they are new, which read as zeros.
 
         Holes serve single clusters, so that what is written in sequence stays in sequence.
         """
         cluster = self._find_free() if count == 1 else None
         fresh = cluster is None
         if cluster is None:
-            cluster = self._take_end(count)
-        for n in range(cluster, cluster + count):
-            self.change(n, 1)
+            cluster = self._take_from_run(count)
+        else:
+            self._count_first(cluster, 1)
         return cluster * self.cluster_bytes, fresh
 
-    def _take_end(self, count: int) -> int:
+    def _take_from_run(self, count: int) -> int:
+        """Long pieces begin where their size divides the offset, which the host's page cache likes: single
+        clusters get what is left out."""
+        align = min(1 << count.bit_length() - 1, ALIGNED_MAX)
+        first = -(-self._next // align) * align
+        if first + count > self._run_end:
+            used_up = self._next == self._run_end
+            self._run_clusters = max(min(2 * self._run_clusters, RUN) if used_up else 0, count)
+            self._begin_run(self._run_clusters, align)
+            first = self._next
+        elif first > self._next:
+            self.count_taken()
+            self._leave_out(self._next, first)
+            self._counted = first
+        self._next = first + count
+        return first
+
+    def _begin_run(self, count: int, align: int) -> None:
+        self.count_taken()
+        self._leave_out(self._next, self._run_end)
+        end = self.end
+        self._counted = self._next = self._take_end(count, align)
+        self._run_end = self.end
+        self._leave_out(end, min(self._next, end + align))
+
+    def _leave_out(self, first: int, last: int) -> None:
+        """Free clusters behind `_search` are found when that gets there."""
+        self._free[:0] = (n for n in range(first, min(last, self._search)) if not self.get(n))
+
+    def count_taken(self) -> None:
+        """What was taken of the run gets its counts."""
+        first, self._counted = self._counted, self._next
+        self._count_first(first, self._next - first)
+
+    def _take_end(self, count: int, align: int = 1) -> int:
         """Behind the file, and behind what is counted there: a crash may have left that."""
-        first = self.end
-        last = next((n for n in reversed(range(first, first + count)) if self.get(n)), None)
-        while last is not None:
-            first = last + 1
-            last = next((n for n in reversed(range(first, first + count)) if self.get(n)), None)
+        first = -(-self.end // align) * align
+        while not self._are_free(first, count):
+            first += align
+        if self._search == self.end:    # so nothing is to be found up to the new end
+            self._search = first + count
         self.end = first + count
         return first
+
+    def _are_free(self, first: int, count: int) -> bool:
+        for index, n, part in self._by_blocks(first, count):
+            block = self._block(index)
+            if block is None:
+                continue
+            if self.bits < 8:
+                if any(self._load(block, each) for each in range(n, n + part)):
+                    return False
+            elif any(block[n * self.bits // 8 : (n + part) * self.bits // 8]):
+                return False
+        return True
+
+    def _count_first(self, first: int, count: int) -> None:
+        """Counts of 1 in the place of 0, many at once: this is what writing in sequence does most."""
+        for index, n, part in self._by_blocks(first, count):
+            block = self._block(index) or self._new_block(index)
+            if self.bits < 8:
+                for each in range(n, n + part):
+                    self._store(block, each, 1)
+            else:
+                size = self.bits // 8
+                block[n * size : (n + part) * size] = (1).to_bytes(size, "big") * part
+            self._dirty.add(index)
+
+    def _by_blocks(self, first: int, count: int) -> Iterator[tuple[int, int, int]]:
+        """(block, first in it, how many) of clusters in a row."""
+        while count:
+            index, n = divmod(first, self.per_block)
+            part = min(count, self.per_block - n)
+            yield index, n, part
+            first, count = first + part, count - part
 
     def _find_free(self) -> int | None:
         while not self._free and self._search < self.end:
@@ -158,7 +231,8 @@ class Refcounts:
         block = self._block(index)
         if block is not None:
             base = index * self.per_block
-            found = (n for n in range(start, last - base) if not self._load(block, n))
+            free = (n for n in range(start, last - base) if not self._load(block, n))
+            found = (n for n in free if not self._counted <= base + n < self._run_end)
             self._free += [base + n for n in found][::-1]
         self._search = last
 
@@ -182,13 +256,14 @@ class Refcounts:
 
     @property
     def dirty(self) -> bool:
-        return bool(self._dirty or self._table_dirty or self._moved_table)
+        return bool(self._dirty or self._table_dirty or self._moved_table or self._counted < self._next)
 
     def write(self) -> bool:
         """Changed blocks, then the table's entries; whether the header must follow: the table moved.
 
         A new block counts itself, so it must be there before the table says so.
         """
+        self.count_taken()
         for index in sorted(self._dirty):
             self.file.write(self.table[index] & OFFSET_MASK, self._blocks[index])
         if self._table_dirty or self._moved_table is not None:
@@ -221,6 +296,7 @@ class Refcounts:
         self.header.refcount_table_offset = (first + blocks) * size
         self.header.refcount_table_clusters = tables
         self.end = first + blocks + tables
+        self._counted = self._next = self._run_end = 0
         self._blocks.clear()
 
     def header_written(self) -> None:
