@@ -1,5 +1,6 @@
 # Ring3's routine.  Every target sets up what it needs first (scripts/setup), which costs nothing the second time.
 PYTEST_FLAGS ?= -n 2
+KILLS ?= 200
 RING3 = .venv/bin/ring3
 export PYO3_PYTHON = $(CURDIR)/.venv/bin/python
 
@@ -23,6 +24,12 @@ lint:
 	.venv/bin/ruff check
 	.venv/bin/mypy
 
+# What `make test` does a little of: KILLS processes of each kind killed in their work, all of memtest86+.
+soak:
+	@scripts/setup test guests
+	RING3_KILLS=$(KILLS) .venv/bin/pytest -q $(PYTEST_FLAGS) -k killed
+	RING3_SOAK=1 .venv/bin/pytest -q tests/guests/test_boot_media.py
+
 bench:
 	@scripts/setup test guests
 	.venv/bin/python bench/run.py
@@ -36,4 +43,4 @@ accept:
 clean:
 	rm -rf build target .venv
 
-.PHONY: run build test lint bench accept clean
+.PHONY: run build test lint soak bench accept clean

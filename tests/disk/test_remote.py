@@ -2,16 +2,14 @@
 
 import errno
 import itertools
-import os
 import random
 import shutil
 import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 
+from kills import CYCLES, killed
 from range_server import RangeServer
 from ring3.cli.main import invoke
 from ring3.config import configure, toml
@@ -23,8 +21,6 @@ from ring3.errors import ConfigError
 SIZE = 3 << 20
 BLOCK = cache.BLOCK_BYTES
 PATH = "/disk.img"
-KILLED = Path(__file__).parents[1] / "disk_killed.py"
-CYCLES = int(os.environ.get("RING3_KILLS", "10"))
 
 
 @pytest.fixture(scope="module")
@@ -158,14 +154,7 @@ def test_a_block_that_was_torn_is_fetched_again(server, content):
 
 @pytest.mark.parametrize("seed", range(CYCLES))
 def test_killed_while_fetching_no_block_is_torn(server, content, tmp_path, seed):
-    command = [sys.executable, str(KILLED), "fetch", str(tmp_path), str(seed), server.url()]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"go\n"
-        try:
-            process.wait(random.Random(seed).random() * 0.08)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        process.wait()
+    killed("fetch", tmp_path, seed, server.url())
     image = opened(server)
     assert image.read(0, SIZE) == content
     image.close()
