@@ -1,5 +1,5 @@
 # Ring3's routine.  Every target sets up what it needs first (scripts/setup), which costs nothing the second time.
-PYTEST_FLAGS ?= -n 2
+PYTEST_FLAGS ?= -n 2 --dist worksteal
 KILLS ?= 200
 RING3 = .venv/bin/ring3
 export PYO3_PYTHON = $(CURDIR)/.venv/bin/python

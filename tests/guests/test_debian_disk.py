@@ -27,8 +27,7 @@ def test_it_boots_to_its_logins_and_powers_off(tmp_path, firmware, bus):
         console = vm.serial[0]
         console.expect("Debian GNU/Linux", LOGIN_S)         # GRUB's menu
         console.expect("debian login: ", LOGIN_S)
-        if firmware == "bios":                              # under UEFI the kernel draws in a frame buffer
-            vm.screen.wait("debian login:", timeout_s=LOGIN_S)
+        vm.screen.wait("Debian GNU/Linux 12 debian tty1\n\ndebian login:", timeout_s=LOGIN_S)
         console.send("root\n")
         console.expect("Password: ", REPLY_S)
         console.send("root\n")

@@ -154,20 +154,32 @@ def test_text_in_a_frame_buffer_is_found_by_its_glyphs(vga, source, bytes_per_pi
     assert [at for at, code in enumerate(found.codes) if code == 65] == [0, 99, 3603]
 
 
-def test_fonts_of_the_guests_own_are_searched_for_when_text_is_in_another(vga):
-    looked = threading.Event()
-
-    def search():
-        looked.set()
-        return [(16, FONT)]
-
+def other_font_source(vga, search):
+    """Watched, with a letter on the screen whose font `search` may find."""
     source = VgaSource(vga, threading.RLock(), {16: bytes(4096)}, search)
     source.watch(True)
     draw_letters(vga, 640, 480, 4, [(1, 0)])
     source.collect()
     os.eventfd_read(source.changed_fd)
+    return source
+
+
+def test_text_in_a_font_of_the_guests_own_is_read_at_the_first_look(vga):
+    source = other_font_source(vga, lambda: [(16, FONT)])
+    assert source.glyphs().text().startswith(" A\n")
+
+
+def test_a_long_search_for_fonts_is_not_waited_for_but_told_of(vga, monkeypatch):
+    monkeypatch.setattr("ring3.devices.video.source.SEARCH_S", 0)
+    looked = threading.Event()
+
+    def search():
+        assert looked.wait(10)
+        return [(16, FONT)]
+
+    source = other_font_source(vga, search)
     assert source.glyphs() is None
-    assert looked.wait(10)
+    looked.set()
     assert select.select([source.changed_fd], [], [], 10)[0]
     assert source.collect().rects == (Rect(0, 0, 640, 480),)
     assert source.glyphs().text().startswith(" A\n")

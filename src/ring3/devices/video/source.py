@@ -23,6 +23,7 @@ from ring3.display.screen import Damage, Rect, TextCells
 
 SEARCH_AGAIN_S = 5.0                    # after a search for fonts, if text remains unread
 SEARCH_RARELY_S = 60.0                  # each time twice as long, up to this
+SEARCH_S = 1.0                          # how long the first reader waits for one that goes on beside it
 MOST_FOUND = 8
 
 EFI_CONSOLES = ((80, 25), (80, 50), (100, 31), (128, 40), (160, 42), (240, 56))     # columns, rows
@@ -98,33 +99,43 @@ class VgaSource:
             picture, own_font = self._vga.picture(), self._vga.text_font
         if picture.format in (Format.TEXT, Format.BLANK):
             return None
-        with self._lock:
-            fonts = self._found + ([own_font] if own_font is not None else []) + self._fonts
-        placed = [(*font, origin) for font in fonts for origin in origins(font[0], picture)]
-        found = self._memory.find_text(picture, picture.scale, placed)
-        if found is None:               # there is no font at all
-            self._search_fonts()
+        found = self._find_text(picture, own_font)
+        if found is None or found[4] * 49 > found[3] * 50:      # no font at all, or not all of the text's
+            search = self._search_fonts()
+            if search is not None and not self._found:
+                search.join(SEARCH_S)
+                found = self._find_text(picture, own_font)
+        if found is None:
             return None
-        columns, rows, codes, drawn, plain = found
-        if plain * 49 > drawn * 50:
-            self._search_fonts()
+        columns, rows, codes, drawn, _ = found
         letters = len(codes) - len(codes.translate(None, LETTERS))
         if letters * 4 < drawn:         # a picture's own lines and frames look like glyphs too
             return None
         return TextCells(columns, rows, codes, b"\x07" * len(codes)) if drawn else None
 
+    def _find_text(self, picture: Picture, own_font: Font | None) -> tuple[int, int, bytes, int, int] | None:
+        """Columns, rows, codes; cells with a glyph, and those that might have one; None without fonts."""
+        with self._lock:
+            fonts = self._found + ([own_font] if own_font is not None else []) + self._fonts
+        placed = [(*font, origin) for font in fonts for origin in origins(font[0], picture)]
+        return self._memory.find_text(picture, picture.scale, placed)
+
     # --- the guest's own fonts ---
 
-    def _search_fonts(self) -> None:
-        """Some cells look like text and aren't in any font we have: look for more, beside the caller."""
+    def _search_fonts(self) -> threading.Thread | None:
+        """Some cells look like text and aren't in any font we have: look for more, beside the caller.
+
+        The search, if it was time for one.
+        """
         with self._lock:
             now_s = time.monotonic()
             if self._search is not None or now_s < self._search_at_s:
-                return
+                return None
             self._search_at_s = now_s + self._search_wait_s
             self._search_wait_s = min(2 * self._search_wait_s, SEARCH_RARELY_S)
             self._search = threading.Thread(target=self._searching, name="fonts", daemon=True)
             self._search.start()
+            return self._search
 
     def _searching(self) -> None:
         found = self._guest_fonts()
