@@ -73,6 +73,17 @@ TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 THUMBNAIL = (320, 240)                  # pixels
 
 
+class Attempt:
+    """A block of `Machine.speculate`."""
+
+    def __init__(self, go_back: Callable[[], None]) -> None:
+        self._go_back = go_back
+
+    def rollback(self) -> None:
+        """The machine is as it was when the block began, and runs on from there; as often as one likes."""
+        self._go_back()
+
+
 class Machine:
     def __init__(
         self,
@@ -457,6 +468,29 @@ class Machine:
                 now_ns, tsc = self.clock.now(), self._stopped_tsc()
                 capture = checkpoint.Capture(self._parts(), media.beside_layers, now_ns, tsc)
             return capture.moment()
+
+    @contextmanager
+    def speculate(self) -> Iterator["Attempt"]:
+        """What the machine does inside is undone if an exception leaves the block, or on `rollback`.
+
+            with vm.speculate() as attempt:
+                ...
+                attempt.rollback()
+
+        CPU, memory, devices, disks and the clock go back; what the host has seen of it stays seen.
+        """
+        with self.moment() as moment:
+            attempt = Attempt(partial(self._go_back, moment))
+            try:
+                yield attempt
+            except BaseException:
+                if self._result is None:        # of one that has ended nothing is left to undo
+                    attempt.rollback()
+                raise
+
+    def _go_back(self, moment: Moment) -> None:
+        with self._opened_media().steady, self._standing():
+            self._restore(moment, checkpoint.layers(moment.contents, self.config, moment.path))
 
     def _checkpoint_path(self, where: str | os.PathLike[str]) -> Path:
         if not isinstance(where, str):
