@@ -547,6 +547,7 @@ class Machine:
         self.mouse.reset()
         self.clock.set(saved.contents.clock_ns)
         self._tsc_at_stop = restorer.restore()
+        self.devices["generation_id"].renew()
         flash = self._pc.flash
         if flash is not None:           # what firmware keeps is what it was, in its file, too
             flash.save(0, bytes(self.devices["flash"].state.data))

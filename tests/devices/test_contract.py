@@ -20,6 +20,7 @@ from ring3.devices.face import WideRegisters
 from ring3.devices.flash import CfiFlash
 from ring3.devices.floppy import I82077AA, FloppyDrive
 from ring3.devices.fw_cfg import FwCfg
+from ring3.devices.generation_id import GenerationId
 from ring3.devices.hpet import Hpet
 from ring3.devices.i8042 import I8042
 from ring3.devices.ioapic import IoApic
@@ -95,6 +96,19 @@ def any_transfer(dma, rng):
     channel = dma.channel(rng.randrange(8))
     channel.to_memory(rng.randbytes(rng.randrange(600)))
     channel.from_memory(rng.randrange(600))
+
+
+class GuidFace:
+    """A generation ID's page, of which the guest can write nothing."""
+
+    def __init__(self, chip):
+        self._chip = chip
+
+    def read(self, offset, size):
+        return int.from_bytes(self._chip.state.guid[offset : offset + size], "little")
+
+    def write(self, offset, value, size):
+        pass
 
 
 class GatewayFace:
@@ -286,6 +300,11 @@ DEVICES = {
         lambda clock: CoprocessorError(IrqLine(), ignore),
         itself(2),
         events=(lambda chip, rng: chip.ferr(rng.random() < 0.5),),
+    ),
+    "generation_id": Device(
+        lambda clock: GenerationId(ignore, ignore, bytes),
+        wide_faces=lambda c: [(GuidFace(c), 16)],
+        events=(lambda chip, rng: chip.renew(),),
     ),
     "hpet": Device(
         lambda clock: Hpet(clock, {n: IrqLine() for n in range(24)}, (IrqLine(),) * 2, (IrqLine(),) * 2),

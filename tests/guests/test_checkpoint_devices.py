@@ -45,7 +45,7 @@ def test_all_chips_are_as_they_were(image, tmp_path):
         vm.stop()
     first, second = contents(files[1]), contents(files[2])
     for name, record in first.devices.items():
-        assert second.devices[name] == record, name
+        assert (second.devices[name] == record) == (name != "generation_id"), name
     cpus = [each.processors[0].state for each in (first, second)]
     assert {k for k in cpus[0] if cpus[0][k] != cpus[1][k]} <= {"apic"}     # a count that has gone on
 

@@ -4,11 +4,12 @@ import os
 
 import pytest
 
+from guest_terminal import BOOT_TIMEOUT_S, busybox_root, image
 from ring3 import Machine
 from ring3.control import home, spawn
 from ring3.errors import ConfigError
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(2 * BOOT_TIMEOUT_S)]
 
 
 def test_copies_run_on_from_where_the_machine_was_and_it_runs_on(own_home):
@@ -110,3 +111,30 @@ def test_disks_of_copies_are_what_the_disk_was_and_their_own(tmp_path, monkeypat
         for each in machines:
             each.stop()
     assert os.listdir(scratch) == []
+
+
+def test_linux_draws_new_entropy_in_copies_and_after_a_rollback(tmp_path):
+    """By ACPI's generation ID; and copies answer on their consoles, each its own."""
+    initrd = tmp_path / "initrd"
+    initrd.write_bytes(busybox_root("amd64"))
+    told = "crng reseeded due to virtual machine fork"
+    kernel, append = image("linux-amd64"), "console=ttyS0 loglevel=8"
+    vm = Machine(kernel=kernel, initrd=str(initrd), memory="256M", append=append)
+    copies = []
+    with vm:
+        vm.serial[0].expect("# ", timeout_s=BOOT_TIMEOUT_S)
+        copies = vm.fork(2)
+        try:
+            numbers = set()
+            for each in copies:
+                each.serial[0].expect(told, timeout_s=60)
+                each.serial[0].send("cat /proc/sys/kernel/random/uuid; echo e'n'd\n")
+                numbers.add(each.serial[0].expect(r"([0-9a-f-]{36})\r\nend", timeout_s=60)[1])
+            assert len(numbers) == 2
+            assert told not in vm.serial[0].output.decode(errors="replace")
+        finally:
+            for each in copies:
+                each.stop()
+        with vm.speculate() as attempt:
+            attempt.rollback()
+        vm.serial[0].expect(told, timeout_s=60)

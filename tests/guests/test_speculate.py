@@ -21,16 +21,21 @@ def vm():
         yield vm
 
 
+def change_your_mind(vm, then=lambda: None):
+    with vm.speculate():
+        vm.memory.write(PLACE, b"inside")
+        then()
+        raise MindChangedError
+
+
 def echoes(vm, letters):
     vm.serial[0].send(letters)
     vm.serial[0].expect(letters)
 
 
 def test_an_exception_undoes_it_and_is_raised(vm):
-    with pytest.raises(MindChangedError), vm.speculate():
-        vm.memory.write(PLACE, b"inside")
-        echoes(vm, "xyz")
-        raise MindChangedError
+    with pytest.raises(MindChangedError):
+        change_your_mind(vm, lambda: echoes(vm, "xyz"))
     assert vm.memory.read(PLACE, 6) == b"before"
     echoes(vm, "abc")
 
@@ -54,18 +59,16 @@ def test_rollback_undoes_it_as_often_as_one_likes(vm):
 def test_attempts_nest(vm):
     with vm.speculate() as outer:
         vm.memory.write(PLACE, b"outer ")
-        with pytest.raises(MindChangedError), vm.speculate():
-            vm.memory.write(PLACE, b"inner ")
-            raise MindChangedError
+        with pytest.raises(MindChangedError):
+            change_your_mind(vm)
         assert vm.memory.read(PLACE, 6) == b"outer "
         outer.rollback()
     assert vm.memory.read(PLACE, 6) == b"before"
 
 
 def test_a_machine_that_has_ended_is_left_alone(vm):
-    with pytest.raises(MindChangedError), vm.speculate():
-        vm.stop()
-        raise MindChangedError
+    with pytest.raises(MindChangedError):
+        change_your_mind(vm, vm.stop)
 
 
 @pytest.mark.parametrize("mode", ["persistent", "undoable", "nonpersistent"])

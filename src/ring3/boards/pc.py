@@ -25,6 +25,7 @@ from ring3.devices.face import Drive, Registers
 from ring3.devices.flash import CfiFlash
 from ring3.devices.floppy import DRIVE_TYPES, I82077AA, FloppyDrive, drive_type_for
 from ring3.devices.fw_cfg import FwCfg
+from ring3.devices.generation_id import PAGE_BYTES, GenerationId
 from ring3.devices.hpet import Hpet
 from ring3.devices.i8042 import I8042
 from ring3.devices.ioapic import IoApic
@@ -208,6 +209,7 @@ def chipset(bus: Bus, cfg: PcConfig) -> Board:
     pci = bus.add("pci", PciBus(piix3.pirq, reset))
     dma = bus.add("dma", I8237Pair(bus.memory))
     pm = bus.add("pm", AcpiPm(bus.clock, isa[SCI_IRQ].input(), bus.pins.power_off))
+    generation_id(bus, pm)
     pci.add(HOST_BRIDGE, 0, bus.add("host_bridge", I440Fx(bus.shadow)))
     pci.add(ISA_BRIDGE, 0, piix3)
     pci.add(
@@ -319,6 +321,15 @@ def boot_paths(board: Board) -> list[str]:
     }
     kinds = itertools.takewhile(lambda kind: kind != "network", cfg.boot)
     return [board.paths[name] for kind in kinds for name in names[kind] if name in board.paths]
+
+
+def generation_id(bus: Bus, pm: AcpiPm) -> None:
+    bus.rom(e820.GENERATION_ID, bytes(PAGE_BYTES))
+
+    def show(guid: bytes) -> None:
+        bus.io.program_rom(e820.GENERATION_ID, guid)
+
+    bus.add("generation_id", GenerationId(show, lambda: pm.raise_gpe(1 << acpi_pm.GPI), os.urandom))
 
 
 def variables(board: Board, flash: Flash, base: int) -> None:
@@ -615,4 +626,7 @@ def acpi_platform(cfg: PcConfig) -> Platform:
         floppy=bool(cfg.floppies),
         hpet=e820.HPET,
         hpet_id=hpet.Capability.LOW,
+        gpe0=pm_base + acpi_pm.Reg.GPSTS,
+        generation_id=e820.GENERATION_ID,
+        generation_id_event=acpi_pm.GPI,
     )

@@ -33,6 +33,7 @@ from ring3.disk.store import Store
 from ring3.errors import CheckpointError, ConfigError, HostError
 
 VERSION = version("ring3")
+LATER = {"generation_id"}              # chips that checkpoints lack from before there were any
 LINES = ("serial", "virtio_console", "parallel", "firmware_log")
 # CPUID leaves that a guest chooses its code by, and the bits of EAX … EDX that don't depend on its state.
 FEATURES = (
@@ -283,13 +284,14 @@ class Restorer:
                 f"{self._path}: its guest knows another CPU than this host can offer: "
                 "it needs the host where it was made, or one with a CPU like that"
             )
-        strange = contents.devices.keys() ^ parts.devices.keys()
+        strange = (contents.devices.keys() ^ parts.devices.keys()) - (LATER - contents.devices.keys())
         if strange:
             names = ", ".join(sorted(strange))
             raise CheckpointError(f"{self._path}: it is of another machine: only one of the two has {names}")
         self._states = {
             name: state.load(type(chip.state), contents.devices[name])
             for name, chip in parts.devices.items()
+            if name in contents.devices
         }
         self._check_media()
 
@@ -324,7 +326,8 @@ class Restorer:
             raise HostError(f"{self._path}: the drives' contents: {error.strerror}") from error
         self._ram.adopted_by(parts.vm)
         for name, chip in reversed(list(parts.devices.items())):
-            chip.restore(self._states[name])
+            if name in self._states:
+                chip.restore(self._states[name])
         if self._elapsed_s:
             parts.devices["rtc"].advance(self._elapsed_s)
         if "vga" in parts.devices:

@@ -42,6 +42,7 @@ class PmControl:
     SCI_EN, BRLD_EN, GBL_RLS, SUS_TYP, SUS_EN = 0x0001, 0x0002, 0x0004, 0x1C00, 0x2000
 
 
+GPI = 9  # bit of GPSTS and GPEN: the general-purpose input
 GPE_BITS = 0x0F01  # of GPSTS and GPEN: THRM, LID, RI, GPI and USB
 GENERAL = range(0x10, 0x38)  # PCNTRL to GPOREG: stored
 

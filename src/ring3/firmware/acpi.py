@@ -4,7 +4,7 @@ ACPI Specification 6.5, chapters 5 (tables), 6 (resources) and 7.4 (\\_S5).  The
 2.0), the oldest that has a reset register and 64-bit pointers, so it suits guests of all ages.  Pure
 functions of bytes: `build` returns an image to be put at `base`, with every pointer and checksum set.
 
-Not described: sleep states other than S5, GPEs, thermal zones, processors' P and C states, hot plug.
+Not described: sleep states other than S5, GPE1, thermal zones, processors' P and C states, hot plug.
 """
 
 import struct
@@ -72,6 +72,9 @@ class Platform:
     video: bool = False                             # something that answers as a VGA
     hpet: int = 0                                   # address; 0: none
     hpet_id: int = 0                                # the low half of its capabilities register
+    gpe0: int = 0                                   # port of two bytes of status and two of enables; 0: none
+    generation_id: int = 0                          # address (ring3.devices.generation_id); 0: none
+    generation_id_event: int = 0                    # bit of GPE0
 
 
 @dataclass(frozen=True)
@@ -199,8 +202,8 @@ def fadt_body(platform: Platform) -> bytes:
         (
             struct.pack("<8xBBH", 0, 1, p.sci_irq),                     # profile 1: desktop
             struct.pack("<IBBBB", p.smi_command, p.acpi_enable, p.acpi_disable, 0, 0),
-            struct.pack("<8I", p.pm1_event, 0, p.pm1_control, 0, 0, p.pm_timer, 0, 0),
-            struct.pack("<8B", 4, 2, 0, 4, 0, 0, 0, 0),                             # lengths of those blocks
+            struct.pack("<8I", p.pm1_event, 0, p.pm1_control, 0, 0, p.pm_timer, p.gpe0, 0),
+            struct.pack("<8B", 4, 2, 0, 4, 4 if p.gpe0 else 0, 0, 0, 0),            # lengths of those blocks
             struct.pack("<HHHH", 0x0FFF, 0x0FFF, 0, 0),                             # no C2, no C3
             struct.pack("<BBBBB", 0, 0, 0, 0, 0x32),                                # century: CMOS byte 32h
             struct.pack("<HBI", boot, 0, flags),
@@ -211,7 +214,7 @@ def fadt_body(platform: Platform) -> bytes:
             generic_address(p.pm1_control, 16) + absent,
             absent,                                                                 # PM2 control
             generic_address(p.pm_timer, 32),
-            absent + absent,                                                        # GPE0, GPE1
+            (generic_address(p.gpe0, 32) if p.gpe0 else absent) + absent,           # GPE0, GPE1
         )
     )
 
@@ -243,9 +246,24 @@ def hpet_body(platform: Platform) -> bytes:
 
 
 def dsdt_body(platform: Platform) -> bytes:
-    links = [interrupt_link(index, platform.link_irqs) for index in range(4)]
-    return aml.name("\\_S5", aml.package(platform.soft_off_type, platform.soft_off_type, 0, 0)) + aml.scope(
-        "\\_SB", pci_root(platform), *links
+    parts = [pci_root(platform), *(interrupt_link(index, platform.link_irqs) for index in range(4))]
+    events = b""
+    if platform.generation_id:
+        parts.append(generation_id(platform.generation_id))
+        changed = aml.notify(aml.name_string("\\_SB.VGEN"), 0x80)
+        events = aml.scope("\\_GPE", aml.method(f"_E{platform.generation_id_event:02X}", 0, changed))
+    soft_off = aml.package(platform.soft_off_type, platform.soft_off_type, 0, 0)
+    return aml.name("\\_S5", soft_off) + aml.scope("\\_SB", *parts) + events
+
+
+def generation_id(address: int) -> bytes:
+    """Microsoft's "Virtual Machine Generation ID".  Linux knows the shorter name of the two, too."""
+    return aml.device(
+        "VGEN",
+        aml.name("_HID", aml.string("RNG30001")),
+        aml.name("_CID", aml.package(aml.string("VM_Gen_Counter"), aml.string("VMGENCTR"))),
+        aml.name("_DDN", aml.string("VM_Gen_Counter")),
+        aml.name("ADDR", aml.package(address & 0xFFFF_FFFF, address >> 32)),
     )
 
 

@@ -150,6 +150,10 @@ def if_(condition: Term, *body: bytes) -> bytes:
     return _sized(b"\xa0", term(condition), *body)
 
 
+def notify(target: bytes, value: Term) -> bytes:
+    return b"\x86" + target + term(value)
+
+
 def create_dword_field(source: bytes, byte_index: int, field_name: str) -> bytes:
     return b"\x8a" + source + integer(byte_index) + name_string(field_name)
 

@@ -17,6 +17,7 @@ PCI_HOLE = 0xC000_0000                  # at most 3 GiB of RAM lie below 4 GiB
 PCI_HOLE_LAST = 0xFEBF_FFFF             # above it: I/O APIC, local APIC, the system ROM's upper alias
 IO_APIC = 0xFEC0_0000
 HPET = 0xFED0_0000
+GENERATION_ID = 0xFEF0_0000             # a page; described to nobody but by the ACPI device
 LOCAL_APIC = 0xFEE0_0000
 UPPER_ROM = 0xFFFF_0000
 HIGH = 4 * GIB
