@@ -206,8 +206,8 @@ impl Source<'_> {
 
     /// Whether the block doesn't need the flags of its predecessor.
     fn carefree(&self) -> bool {
-        let copied = self.plan.is_some_and(|p| p.zone == 0 && p.copies_flags());
-        !copied && self.second.is_none() && self.insns.first().is_none_or(|i| i.flags_dead())
+        let dead = self.insns.first().is_none_or(|i| i.flags_dead());
+        dead && self.second.is_none() && !self.copies_flags_at_start()
     }
 }
 

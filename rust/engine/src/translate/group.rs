@@ -154,7 +154,7 @@ fn transparent(mode: &Mode, insn: &Insn) -> bool {
 }
 
 /// Whether an instruction may change a general register.
-fn writes(insn: &Insn, register: Register) -> bool {
+pub fn writes(insn: &Insn, register: Register) -> bool {
     let mut factory = InstructionInfoFactory::new();
     let info = factory.info_options(&insn.ins, InstructionInfoOptions::NO_MEMORY_USAGE);
     info.used_registers().iter().any(|used| {

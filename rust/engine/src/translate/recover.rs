@@ -14,12 +14,11 @@
 use super::block::{ARITHMETIC, Builder, Insn, flag_use, host_register, register_number};
 use super::emit::{Alu, Mem, R8, R10, R11, RAX, W32, W64, Width};
 use super::env::Area;
+use super::group::writes;
 use super::mode::Mode;
 use super::rules::Rule;
 use super::runtime::{area, emit_kept_flags, emit_save_flags, field, gpr_home};
-use iced_x86::{
-    InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind, Register,
-};
+use iced_x86::{Mnemonic, OpKind, Register};
 use std::mem::offset_of;
 
 /// How a block finds its flags again.
@@ -184,17 +183,7 @@ fn is_high_byte(register: Register) -> bool {
 
 /// Whether no instruction changes a general register.
 fn intact(insns: &[Insn], register: Register) -> bool {
-    let mut factory = InstructionInfoFactory::new();
-    !insns.iter().any(|insn| {
-        let info = factory.info_options(&insn.ins, InstructionInfoOptions::NO_MEMORY_USAGE);
-        info.used_registers().iter().any(|used| {
-            let read = matches!(
-                used.access(),
-                OpAccess::None | OpAccess::Read | OpAccess::CondRead
-            );
-            !read && used.register().full_register() == register.full_register()
-        })
-    })
+    !insns.iter().any(|insn| writes(insn, register))
 }
 
 impl Builder<'_> {
