@@ -364,6 +364,12 @@ impl Memory {
         }
     }
 
+    /// Offset into the memfd of a host address in RAM's mapping.
+    pub fn file_offset(&self, host: u64) -> Option<u64> {
+        let offset = host.checked_sub(self.ram.start.as_ptr() as u64)?;
+        (offset < self.ram_bytes).then_some(offset)
+    }
+
     /// Host address of an offset into RAM.
     pub fn ram_at(&self, offset: u64) -> *mut u8 {
         debug_assert!(offset < self.ram.bytes());

@@ -27,6 +27,8 @@ pub struct Stats {
     pub tlb_misses: u64,
     pub page_walks: u64,
     pub tlb_flushes: u64,
+    /// Faults that mapped pages in windows.
+    pub window_faults: u64,
     /// Blocks dropped because their code was written to.
     pub invalidated_blocks: u64,
     /// Interrupts (external) and exceptions delivered to the guest.
@@ -84,6 +86,7 @@ impl Stats {
             ("tlb_misses", self.tlb_misses),
             ("page_walks", self.page_walks),
             ("tlb_flushes", self.tlb_flushes),
+            ("window_faults", self.window_faults),
             ("invalidated_blocks", self.invalidated_blocks),
             ("interrupts", self.interrupts),
             ("exceptions", self.exceptions),

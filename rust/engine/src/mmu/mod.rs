@@ -114,6 +114,15 @@ impl Mmu {
         self.victim = (self.victim + 1) % WAYS;
     }
 
+    /// Numbers of the user pages cached of the current address space.
+    pub fn user_pages(&self) -> Vec<u64> {
+        let current = |c: &&Cached| c.generation == self.space || c.generation == self.global;
+        let all = self.sets.iter().flatten().filter(current);
+        all.filter(|c| c.rights & right::USER != 0)
+            .map(|c| c.vpn)
+            .collect()
+    }
+
     /// Drops everything, global pages too.
     pub fn flush_all(&mut self) {
         self.pcid.fill(0);

@@ -187,6 +187,8 @@ pub struct Source<'a> {
     pub first_link: u32,
     /// Stack accesses may share probes.
     pub grouped: bool,
+    /// Memory is in windows.
+    pub windowed: bool,
     /// How flags are found again behind its end.
     pub plan: Option<Plan>,
     /// The host has BMI2.
@@ -781,7 +783,7 @@ impl Builder<'_> {
     }
 
     /// Limit check and base of segment register `segment` for the offset in R9.  Flags are free.
-    fn add_segment(&mut self, segment: usize, size: usize, write: bool, saved: bool) {
+    pub fn add_segment(&mut self, segment: usize, size: usize, write: bool, saved: bool) {
         use crate::state::{CpuState, Segment, seg};
         let base =
             offset_of!(CpuState, seg) + segment * size_of::<Segment>() + offset_of!(Segment, base);
@@ -919,6 +921,9 @@ impl Builder<'_> {
         let (ins, live) = (insn.ins, !insn.flags_dead());
         if let Some(mem) = self.grouped(ins.memory_displacement64() as i32) {
             return Some(mem);
+        }
+        if self.source.windowed {
+            return Some(self.window_memory(&ins, size, write));
         }
         let segment = crate::interp::operand::segment_number(ins.memory_segment());
         if let Some(offset) = const_address(&ins, self.mode())

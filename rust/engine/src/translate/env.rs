@@ -3,6 +3,8 @@
 //! One mapping: [guard page | monitor stack | `Area`].  While translated code runs, RSP points at
 //! `Area`, so that `[rsp+disp32]` reaches all of it and calls push onto the monitor stack below.
 
+use super::fault::HostFault;
+use super::window::CHUNKS;
 use crate::state::CpuState;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
@@ -91,6 +93,12 @@ pub struct Area {
     /// Taken in turns: one instruction may read two operands.
     pub bounce: [Bounce; 2],
     pub tlb: [Tlb; 2],
+    /// What the last host fault in translated code was.
+    pub fault: HostFault,
+    /// Where `Thunks::retry` goes.
+    pub retry_target: u64,
+    /// By bits 47:32 of an address: what it takes to the host address in a window (`window`).
+    pub chunks: [u64; CHUNKS],
     /// Per class: identity of the page (`link::PageIds`) that code at a virtual page comes from.
     pub code_tlb: [[u32; CODE_TLB_ENTRIES]; 2],
     /// Per class: host address of the block that an indirect jump to RIP should try, if that doesn't

@@ -1,4 +1,5 @@
-//! Host signals that translated code raises: #DE, misaligned SSE operands, SIMD and x87 exceptions.
+//! Host signals that translated code raises: #DE, misaligned SSE operands, SIMD and x87 exceptions,
+//! and what windows don't have.
 //!
 //! The handler leaves translated code with `exit::FAULT`; the interpreter then executes the
 //! instruction and raises what the guest must see.  That one runs instructions in stubs, which it
@@ -6,6 +7,7 @@
 //! that was there before.
 
 use super::env::Area;
+use crate::fault::{pf, vector};
 use crate::interp::fpu::leave_stub;
 use std::ops::Range;
 use std::sync::Once;
@@ -23,6 +25,28 @@ struct Registered {
 
 /// Where generated code of one kind lies; a signal handler may look.
 pub struct Ranges([Registered; MAX_RANGES]);
+
+/// A host fault in translated code, as the kernel tells it.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct HostFault {
+    /// Vector and error code of the exception.
+    vector: u64,
+    error: u64,
+    /// What was accessed, if it is a page fault.
+    pub address: u64,
+    pub r10: u64,
+}
+
+impl HostFault {
+    pub fn is_page_fault(&self) -> bool {
+        self.vector == vector::PF as u64
+    }
+
+    pub fn wrote(&self) -> bool {
+        self.error & pf::W as u64 != 0
+    }
+}
 
 /// Translated code.
 pub static CACHES: Ranges = Ranges::new();
@@ -107,6 +131,12 @@ extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut l
         if CACHES.contain(rip) {
             let area = registers[libc::REG_RSP as usize] as *mut Area;
             (*area).exit_site = rip;
+            (*area).fault = HostFault {
+                vector: registers[libc::REG_TRAPNO as usize] as u64,
+                error: registers[libc::REG_ERR as usize] as u64,
+                address: registers[libc::REG_CR2 as usize] as u64,
+                r10: registers[libc::REG_R10 as usize] as u64,
+            };
             registers[libc::REG_RIP as usize] = (*area).fault_thunk as i64;
             return;
         }

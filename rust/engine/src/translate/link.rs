@@ -246,6 +246,8 @@ pub struct BlockTable {
     pub templates: Map<u32, Template>,
     /// Keys of blocks whose stack groups straddled pages.
     ungrouped: Map<Key, ()>,
+    /// Keys of blocks that access what windows can't have.
+    soft: Map<Key, ()>,
     pub code_pages: Map<u64, CodePage>,
     page_ids: Map<(u64, u64), u32>,
     modes: Map<(u32, u64), u16>,
@@ -263,6 +265,7 @@ impl BlockTable {
             || self.page_ids.len() >= MAX_PAGE_IDS
             || self.code_pages.len() >= MAX_CODE_PAGES
             || self.ungrouped.len() >= MAX_BLOCKS
+            || self.soft.len() >= MAX_BLOCKS
             || self.modes.len() >= MAX_MODES
     }
 
@@ -516,6 +519,25 @@ impl BlockTable {
     pub fn set_ungrouped(&mut self, index: u32) {
         self.templates.remove(&index);
         self.ungrouped.insert(self.blocks[index as usize].key, ());
+    }
+
+    /// Whether a block with this key must do without windows.
+    pub fn is_soft(&self, key: &Key) -> bool {
+        !self.soft.is_empty() && self.soft.contains_key(key)
+    }
+
+    pub fn set_soft(&mut self, index: u32) {
+        self.templates.remove(&index);
+        self.soft.insert(self.blocks[index as usize].key, ());
+    }
+
+    /// The host address where the guest instruction begins that `host` belongs to.
+    pub fn instruction_start(&self, host: u64) -> Option<u64> {
+        let block = &self.blocks[self.block_at(host)? as usize];
+        let map = &self.map[block.map.range()];
+        let i = map.partition_point(|&(at, _)| at as u64 <= host - block.start);
+        let (at, _) = map[i.checked_sub(1)?];
+        Some(block.start + at as u64)
     }
 
     /// The guest RIP that a host address inside a block belongs to.

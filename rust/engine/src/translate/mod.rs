@@ -35,6 +35,8 @@ mod smc;
 mod string;
 mod template;
 mod tlb;
+pub mod window;
+mod windowed;
 
 #[cfg(test)]
 mod assist_tests;
@@ -64,6 +66,7 @@ use mode::{Mode, bit};
 use runtime::{Thunks, exit};
 use std::sync::atomic::Ordering;
 use template::Template;
+use window::{Policy, Windows};
 
 /// Translated code and what finds it.
 pub struct Jit {
@@ -86,6 +89,7 @@ pub struct Jit {
     bounce: usize,
     /// What assists of the blocks execute, by number.
     assists: Vec<assist::Assist>,
+    windows: Windows,
 }
 
 impl Jit {
@@ -100,6 +104,7 @@ impl Jit {
         let thunks = runtime::emit_thunks(&mut cache, &mut asm).map_err(std::io::Error::other)?;
         runtime::init_area(env, &thunks);
         fault::CACHES.add(cache.range());
+        let bmi2 = std::is_x86_feature_detected!("bmi2");
         Ok(Jit {
             cache,
             asm,
@@ -107,7 +112,7 @@ impl Jit {
             table: BlockTable::default(),
             fills: tlb::FillLog::default(),
             straddled: false,
-            bmi2: std::is_x86_feature_detected!("bmi2"),
+            bmi2,
             insns: Vec::with_capacity(MAX_INSTRUCTIONS),
             page: PageCopy::default(),
             built: Built::default(),
@@ -115,6 +120,7 @@ impl Jit {
             brief: false,
             bounce: 0,
             assists: Vec::new(),
+            windows: Windows::new(bmi2),
         })
     }
 
@@ -122,6 +128,7 @@ impl Jit {
     /// interpreter only, and if `all_flags_live` flags are never left wrong.
     pub fn make_comparable(&mut self, all_flags_live: bool) {
         self.extra_mode = bit::TIME_INTERPRETED;
+        self.windows.policy = Policy::Never;
         if all_flags_live {
             self.extra_mode |= bit::ALL_FLAGS_LIVE;
         }
@@ -240,6 +247,7 @@ impl Vcpu {
     /// Enters translated code; why it left.
     fn run_from(&mut self, target: u64) -> u32 {
         self.prepare_area();
+        self.base_gs_on_window();
         self.stats.entries += 1;
         let area = self.env.area();
         // SAFETY: the block was found for the current state; the pointer is valid until `enter`
@@ -269,9 +277,18 @@ impl Vcpu {
             exit::INTERPRET_AT | exit::FAULT => {
                 self.stats.exit_fault += 1;
                 // SAFETY: translated code isn't running.
-                self.interpret_at(unsafe { (*area).exit_site });
+                let site = unsafe { (*area).exit_site };
+                if kind == exit::FAULT
+                    && let Some(target) = self.window_fault(site)
+                {
+                    return Some(target);
+                }
+                self.interpret_at(site);
             }
-            _ => self.stats.exit_kick += 1,
+            _ => {
+                self.stats.exit_kick += 1;
+                self.sample_windows();
+            }
         }
         None
     }
@@ -382,6 +399,10 @@ impl Vcpu {
     fn mode(&self) -> Mode {
         let mut mode = Mode::of(self.cpu);
         mode.bits |= self.jit.extra_mode;
+        let wide = mode.bits & (bit::CODE32 | bit::CODE64) != 0;
+        if self.jit.windows.active() && self.suits_windows() && wide {
+            mode.bits |= bit::WINDOW;
+        }
         mode
     }
 
@@ -390,6 +411,7 @@ impl Vcpu {
         if self.jit.is_full() {
             self.flush_code_cache();
         }
+        self.force_windows();
         let mode = self.mode();
         let rip = self.cpu.rip;
         let linear = self.code_linear(&mode, rip)?;
@@ -504,6 +526,7 @@ impl Vcpu {
         if insns.is_empty() {
             return None;
         }
+        let windowed = mode.has(bit::WINDOW) && !self.jit.table.is_soft(&key);
         let source = Source {
             mode: *mode,
             rip: key.rip,
@@ -514,7 +537,8 @@ impl Vcpu {
             },
             second: next_page.map(|(check, _)| check),
             first_link: 0,
-            grouped: !self.jit.table.is_ungrouped(&key),
+            grouped: !windowed && !self.jit.table.is_ungrouped(&key),
+            windowed,
             plan,
             bmi2: self.jit.bmi2,
             first_assist: self.jit.assists.len() as u32,

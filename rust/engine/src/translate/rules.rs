@@ -9,7 +9,9 @@ use super::block::{Builder, Flow, copyable, host_register};
 use super::emit::{Alu, Cond, Gpr, Mem, R8, R9, R10, R11, RBP, RCX, W8, W16, W32, W64, Width};
 use super::mode::{Mode, bit};
 use super::reencode::{self, Class, Plan, Unit};
-use super::runtime::{area, emit_restore_flags, emit_save_flags, field, gpr_home, saved};
+use super::runtime::{
+    area, emit_restore_flags, emit_save_flags, field, gpr_home, saved, segment_base,
+};
 use crate::state::{CpuState, Segment, flags, seg};
 use crate::translate::env::Area;
 use iced_x86::{Code, ConditionCode, FlowControl, Instruction, Mnemonic, OpKind, Register};
@@ -421,6 +423,9 @@ fn stack_place(b: &mut Builder, offset: i32, size: usize, write: bool) -> Mem {
     if let Some(mem) = b.grouped(offset) {
         return mem;
     }
+    if let Some(mem) = b.window_stack(R8, offset) {
+        return mem;
+    }
     stack(b, offset, size, write);
     Mem::base(R9)
 }
@@ -456,8 +461,8 @@ fn push(b: &mut Builder) -> Flow {
         OpKind::Register if ins.op0_register().is_segment_register() => {
             let place = stack_place(b, -size, size as usize, true);
             let segment = crate::interp::operand::segment_number(ins.op0_register());
-            b.asm.movzx(W32, R10, W16, selector(segment));
-            b.asm.mov(width, place, R10);
+            b.asm.movzx(W32, R11, W16, selector(segment));
+            b.asm.mov(width, place, R11);
         }
         OpKind::Register => {
             let place = stack_place(b, -size, size as usize, true);
@@ -465,8 +470,8 @@ fn push(b: &mut Builder) -> Flow {
             match host_register(number) {
                 Some(host) => b.asm.mov(width, place, host),
                 None => {
-                    b.asm.mov(W64, R10, gpr_home(number));
-                    b.asm.mov(width, place, R10);
+                    b.asm.mov(W64, R11, gpr_home(number));
+                    b.asm.mov(width, place, R11);
                 }
             }
         }
@@ -476,9 +481,9 @@ fn push(b: &mut Builder) -> Flow {
             };
             b.asm.mov(width, R9, mem);
             b.asm.mov(W64, kept(), R9);
-            stack(b, -size, size as usize, true);
-            b.asm.mov(W64, R10, kept());
-            b.asm.mov(width, Mem::base(R9), R10);
+            let place = stack_place(b, -size, size as usize, true);
+            b.asm.mov(W64, R11, kept());
+            b.asm.mov(width, place, R11);
         }
         _ => {
             let value = ins.immediate(0) as i64;
@@ -522,9 +527,15 @@ fn leave(b: &mut Builder) -> Flow {
     } else {
         (W32, 4)
     };
-    b.asm.mov(width, R9, RBP);
-    b.probe(seg::SS, size as usize, false, live);
-    b.asm.mov(width, R9, Mem::base(R9));
+    let place = match b.window_stack(RBP, 0) {
+        Some(place) => place,
+        None => {
+            b.asm.mov(width, R9, RBP);
+            b.probe(seg::SS, size as usize, false, live);
+            Mem::base(R9)
+        }
+    };
+    b.asm.mov(width, R9, place);
     b.asm.lea(width, R8, Mem::base(RBP).disp(size));
     b.asm.mov(width, RBP, R9);
     Flow::Next
@@ -538,8 +549,8 @@ fn push_return(b: &mut Builder, width: Width) {
     let next = b.insn().ins.next_ip();
     let place = stack_place(b, -size, size as usize, true);
     if width == W64 && next as i32 as i64 as u64 != next {
-        b.asm.mov(W64, R10, next);
-        b.asm.mov(W64, place, R10);
+        b.asm.mov(W64, R11, next);
+        b.asm.mov(W64, place, R11);
     } else {
         b.asm.mov(width, place, next as i64);
     }
@@ -696,12 +707,6 @@ fn rdtsc(b: &mut Builder) -> Flow {
         b.asm.mov(W32, RCX, area!(cpu.msr.tsc_aux));
     }
     Flow::Next
-}
-
-fn segment_base(segment: usize) -> Mem {
-    let offset =
-        offset_of!(CpuState, seg) + segment * size_of::<Segment>() + offset_of!(Segment, base);
-    field(offset_of!(Area, cpu) + offset)
 }
 
 fn selector(segment: usize) -> Mem {

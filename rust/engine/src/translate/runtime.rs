@@ -15,6 +15,7 @@ use crate::fpustate::legacy;
 use crate::memory::PAGE;
 use crate::mmu::walk::{Access, right};
 use crate::mmu::{Cached, physical};
+use crate::state::Segment;
 use crate::vcpu::Vcpu;
 use std::mem::offset_of;
 
@@ -55,6 +56,12 @@ pub(crate) use area;
 /// The home of guest register `index` while it isn't in a host register.
 pub const fn gpr_home(index: usize) -> Mem {
     field(offset_of!(Area, cpu) + offset_of!(crate::state::CpuState, gpr) + 8 * index)
+}
+
+/// Base of segment register `segment`.
+pub const fn segment_base(segment: usize) -> Mem {
+    let offset = offset_of!(crate::state::CpuState, seg) + segment * size_of::<Segment>();
+    field(offset_of!(Area, cpu) + offset + offset_of!(Segment, base))
 }
 
 /// A slot for a value that a helper's call or a probe must not lose.
@@ -115,6 +122,8 @@ pub struct Thunks {
     pub assist: u64,
     /// Loads the guest's FPU and SIMD state; keeps all registers and flags.
     pub load_fpu: u64,
+    /// Goes on at `Area::retry_target`, inside a block.
+    pub retry: u64,
     /// Called where the interpreter must do an instruction whose host code this is: INTERPRET_AT.
     pub interpret_here: u64,
     /// An indirect jump found no block that doesn't need the flags: goes to R11 to recover them.
@@ -199,6 +208,12 @@ pub fn emit_thunks(cache: &mut CodeCache, asm: &mut Asm) -> Result<Thunks, &'sta
     thunks.miss = add(&mut |a: &mut Asm| emit_miss(a, interpret_at, false))?;
     thunks.miss_saved = add(&mut |a: &mut Asm| emit_miss(a, interpret_at, true))?;
     thunks.load_fpu = add(&mut emit_load_fpu)?;
+    let load_fpu = thunks.load_fpu;
+    thunks.retry = add(&mut |a: &mut Asm| {
+        // The block may have seen to it already.
+        a.call_to(load_fpu);
+        a.jmp_indirect(area!(retry_target));
+    })?;
     thunks.interpret_here = add(&mut |a: &mut Asm| {
         a.pop_mem(area!(exit_site));
         a.jmp_to(interpret_at);

@@ -122,6 +122,7 @@ impl Vcpu {
         }
         flush_code(self, KERNEL);
         flush_code(self, USER);
+        self.jit.windows.deactivate(area(self));
         self.jit.fills.kernel_code_not_global = false;
     }
 
@@ -130,6 +131,7 @@ impl Vcpu {
         flush_log(self, USER);
         flush_log(self, KERNEL);
         flush_code(self, USER);
+        self.jit.windows.deactivate(area(self));
         if std::mem::take(&mut self.jit.fills.kernel_code_not_global) {
             flush_code(self, KERNEL);
         }
@@ -140,6 +142,7 @@ impl Vcpu {
         if large {
             return self.jit_flush_all();
         }
+        self.jit.windows.invalidate(linear);
         let area = area(self);
         let vpn = (linear >> 12) as usize;
         let slot = vpn % TLB_ENTRIES;
@@ -155,6 +158,7 @@ impl Vcpu {
     /// Drops inline write entries of pages whose stores dirty logs must hear of.
     pub fn forbid_logged_writes(&mut self) {
         let memory = &self.vm.memory;
+        self.jit.windows.forbid_writes(|host| memory.logged(host));
         for tlb in &mut area(self).tlb {
             for (index, entry) in tlb.write.iter_mut().enumerate() {
                 if memory.logged(entry.host) {
@@ -166,9 +170,11 @@ impl Vcpu {
 
     /// Drops inline write entries of the physical page with host address `host`: it holds code now.
     pub fn forbid_inline_writes(&mut self, host: u64) {
+        let page = host & !(PAGE - 1);
+        self.jit.windows.forbid_writes(|host| host == page);
         for tlb in &mut area(self).tlb {
             for (index, entry) in tlb.write.iter_mut().enumerate() {
-                if entry.host == host & !(PAGE - 1) {
+                if entry.host == page {
                     *entry = invalid(index);
                 }
             }

@@ -1,0 +1,621 @@
+//! Windows: user code's memory at host addresses that the host's own paging checks.
+//!
+//! Theory.  A *window* is 4 GiB of host addresses that stands for 4 GiB of linear addresses (a
+//! *chunk*): a page of it is a mapping of RAM's memfd where the guest's page tables and all that the
+//! inline TLB asks for allow the access, and nothing else.  Code in `bit::WINDOW` mode adds the chunk's
+//! addend to an address and accesses memory at once.  What isn't mapped raises a host fault, and
+//! `window_fault` maps it, or has the interpreter do the instruction.  A page costs microseconds, so
+//! only address spaces that stay in user code get windows (`sample`), as long as that pays.
+//!
+//! Confinement.  An address is a 32-bit offset in the window that GS is based on, or a 64-bit one plus
+//! the addend that `Area::chunks` has for bits 47:32 of its base register.  Around each window lie
+//! margins wider than any displacement; chunks without a window have addends into the *void*, where
+//! nothing is ever mapped; other addresses aren't canonical after the addition.
+//!
+//! Coherence.  A window's page is as good as an entry of the inline TLB: INVLPG takes it away, whatever
+//! drops more than a page puts the whole space aside (`deactivate`), and before it is used again all its
+//! pages are compared with the page tables (`revalidate`).
+
+use super::env::Area;
+use super::fault::HostFault;
+use super::link::Map;
+use crate::memory::PAGE;
+use crate::mmu::physical;
+use crate::mmu::walk::{Access, right};
+use crate::state::cr0;
+use crate::vcpu::{Vcpu, host_tsc, tsc_hz};
+use std::cell::Cell;
+use std::sync::atomic::Ordering;
+
+/// Entries of `Area::chunks`: bits 47:32 of an address.
+pub const CHUNKS: usize = 1 << 16;
+const CHUNK: u64 = 1 << 32;
+/// Around a window: a displacement reaches 2 GiB, the stack pointer's changes in a block 1 MiB.
+const MARGIN: u64 = (2 << 30) + (2 << 20);
+
+/// Address spaces with windows at most, and windows in each.
+const MAX_SPACES: usize = 8;
+const MAX_WINDOWS: usize = 12;
+/// Mappings that a space may make before it is dropped: the host limits how many a process has.
+const MAX_MAPPINGS: u32 = 6144;
+/// Pages of a space at most: all are looked at when it is used again.
+const MAX_PAGES: usize = 1 << 16;
+/// Pages that one fault maps at most; it starts with fewer and doubles while faults go on upwards.
+const MIN_RUN: u64 = 16;
+const MAX_RUN: u64 = 256;
+
+/// Mappings that are made before a space has faulted.
+const MAX_CACHED_RUNS: u32 = 512;
+
+/// Samples in user code, one after the other, that give an address space its windows.
+const SAMPLES: u32 = 2;
+/// Samples closer than this are one, in nanoseconds.
+const SAMPLE_NS: u64 = 1_000_000;
+/// Faults that a space may have in advance, that each sample earns it, and that it can have earned.
+const FIRST_CREDIT: i32 = 512;
+const SAMPLE_CREDIT: i32 = 64;
+const MAX_CREDIT: i32 = 2048;
+/// How long a space with too many faults goes without windows, in nanoseconds; doubled each time.
+const FIRST_BAN_NS: u64 = 50_000_000;
+const MAX_BAN_NS: u64 = 2_000_000_000;
+
+/// Which address spaces get windows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Policy {
+    Never,
+    /// Those that stay in user code.
+    Busy,
+    /// All: for tests.
+    Always,
+}
+
+/// Host addresses kept free of everything else.
+struct Reservation(u64);
+
+const RESERVED: usize = (CHUNK + 2 * MARGIN) as usize;
+
+impl Reservation {
+    fn new() -> Option<Reservation> {
+        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing of ours.
+        let p = unsafe { libc::mmap(std::ptr::null_mut(), RESERVED, libc::PROT_NONE, kind, -1, 0) };
+        (p != libc::MAP_FAILED).then_some(Reservation(p as u64))
+    }
+
+    /// Where the chunk's first byte is.
+    fn base(&self) -> u64 {
+        self.0 + MARGIN
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping.
+        unsafe { libc::munmap(self.0 as *mut libc::c_void, RESERVED) };
+    }
+}
+
+/// A page in a window.
+#[derive(Clone, Copy)]
+struct Mapped {
+    /// Host address of the same page in RAM's own mapping.
+    host: u64,
+    writable: bool,
+}
+
+/// The windows of one address space.
+struct Space {
+    cr3: u64,
+    /// By chunk (bits 47:32 of its addresses).
+    windows: Vec<(u16, Reservation)>,
+    /// By linear page number.
+    pages: Map<u64, Mapped>,
+    mappings: u32,
+    /// Faults that it may still have.
+    credit: i32,
+    /// Pages that the next fault maps, and the page behind the last ones.
+    run: u64,
+    next: u64,
+}
+
+impl Space {
+    fn window(&self, chunk: u16) -> Option<u64> {
+        let found = self.windows.iter().find(|w| w.0 == chunk)?;
+        Some(found.1.base())
+    }
+
+    /// Where a page is in its window.
+    fn place(&self, vpn: u64) -> Option<u64> {
+        let linear = vpn << 12;
+        Some(self.window(chunk_of(linear))? + linear % CHUNK)
+    }
+
+    /// Changes the protection of a page; nothing of it stays if that can't be.
+    fn protect(&self, vpn: u64, protection: i32) {
+        if let Some(place) = self.place(vpn) {
+            // SAFETY: a page inside our own reservation.
+            unsafe { libc::mprotect(place as *mut libc::c_void, PAGE as usize, protection) };
+        }
+    }
+}
+
+fn chunk_of(linear: u64) -> u16 {
+    (linear >> 32) as u16
+}
+
+/// The first address of a chunk.
+fn chunk_start(chunk: u16) -> u64 {
+    (chunk as i16 as i64 as u64) << 32
+}
+
+pub struct Windows {
+    pub policy: Policy,
+    void: Option<Reservation>,
+    /// The one used last is the last.
+    spaces: Vec<Space>,
+    /// The last space's windows are those of `Area::chunks`.
+    active: bool,
+    /// CR3 of the last sample, and how many samples in turn it had.
+    candidate: (u64, u32),
+    last_sample: u64,
+    /// Address spaces that go without: until when, for how long.
+    bans: Vec<(u64, u64, u64)>,
+    /// `Memory::generation` that the pages are of.
+    generation: u64,
+}
+
+impl Windows {
+    pub fn new(bmi2: bool) -> Windows {
+        Windows {
+            policy: if bmi2 { Policy::Busy } else { Policy::Never },
+            void: None,
+            spaces: Vec::new(),
+            active: false,
+            candidate: (0, 0),
+            last_sample: 0,
+            bans: Vec::new(),
+            generation: 0,
+        }
+    }
+
+    pub fn active(&self) -> bool {
+        self.active
+    }
+
+    fn space(&mut self) -> Option<&mut Space> {
+        self.active.then(|| self.spaces.last_mut()).flatten()
+    }
+
+    /// The addend of a chunk without a window.
+    fn absent(&self, chunk: u16) -> u64 {
+        let void = self.void.as_ref().map_or(0, Reservation::base);
+        void.wrapping_sub(chunk_start(chunk))
+    }
+
+    /// Puts the windows aside.  Allocates and frees nothing: vector registers may be the guest's.
+    pub fn deactivate(&mut self, area: &mut Area) {
+        if !std::mem::take(&mut self.active) {
+            return;
+        }
+        for index in 0..self.spaces.last().map_or(0, |s| s.windows.len()) {
+            let chunk = self.spaces[self.spaces.len() - 1].windows[index].0;
+            area.chunks[chunk as usize] = self.absent(chunk);
+        }
+    }
+
+    /// Takes a page away, as INVLPG does.  Allocates and frees nothing.
+    pub fn invalidate(&mut self, linear: u64) {
+        if let Some(space) = self.space()
+            && space.pages.remove(&(linear >> 12)).is_some()
+        {
+            space.protect(linear >> 12, libc::PROT_NONE);
+        }
+    }
+
+    /// Lets nobody write any more to pages whose host address `which` tells.
+    pub fn forbid_writes(&mut self, which: impl Fn(u64) -> bool) {
+        let Some(space) = self.space() else { return };
+        let mut pages = std::mem::take(&mut space.pages);
+        for (&vpn, page) in pages.iter_mut().filter(|(_, p)| p.writable) {
+            if which(page.host) {
+                page.writable = false;
+                space.protect(vpn, libc::PROT_READ);
+            }
+        }
+        space.pages = pages;
+    }
+
+    fn banned(&self, cr3: u64, now: u64) -> bool {
+        self.bans
+            .iter()
+            .any(|&(of, until, _)| of == cr3 && now < until)
+    }
+
+    /// Windows don't pay for this address space now.
+    fn ban(&mut self, cr3: u64, now: u64) {
+        let old = self.bans.iter().position(|b| b.0 == cr3);
+        let ns = old.map_or(FIRST_BAN_NS, |at| self.bans.swap_remove(at).2 * 2);
+        if self.bans.len() >= 4 * MAX_SPACES {
+            self.bans.remove(0);
+        }
+        let ns = ns.min(MAX_BAN_NS);
+        self.bans.push((cr3, now + ticks(ns), ns));
+    }
+}
+
+/// Nanoseconds in ticks of the host's TSC.
+fn ticks(ns: u64) -> u64 {
+    (ns as u128 * tsc_hz() as u128 / 1_000_000_000) as u64
+}
+
+/// What became of a window's missing page.
+enum Fill {
+    Mapped,
+    /// It must be accessed in another way.
+    Unmappable,
+    /// The guest's own fault.
+    Faults,
+}
+
+impl Vcpu {
+    fn area_mut(&self) -> &'static mut Area {
+        // SAFETY: the Area is this vCPU's own and outlives the borrow; translated code isn't running.
+        unsafe { &mut *self.env.area() }
+    }
+
+    fn cr3_key(&self) -> u64 {
+        self.cpu.cr3 & !0xFFF
+    }
+
+    /// Whether the current code could use windows.
+    pub(super) fn suits_windows(&self) -> bool {
+        self.cpu.cpl == 3 && self.cpu.cr0 & cr0::PG != 0 && !self.cpu.v86()
+    }
+
+    /// Translated user code was left because of attention: does its address space stay in user code?
+    pub(super) fn sample_windows(&mut self) {
+        if self.jit.windows.policy != Policy::Busy || !self.suits_windows() {
+            return;
+        }
+        let (now, cr3) = (host_tsc(), self.cr3_key());
+        let windows = &mut self.jit.windows;
+        if now.wrapping_sub(windows.last_sample) < ticks(SAMPLE_NS) {
+            return;
+        }
+        windows.last_sample = now;
+        if let Some(space) = windows.space() {
+            space.credit = (space.credit + SAMPLE_CREDIT).min(MAX_CREDIT);
+            return;
+        }
+        let (candidate, count) = windows.candidate;
+        let count = if candidate == cr3 { count + 1 } else { 1 };
+        windows.candidate = (cr3, count);
+        if count >= SAMPLES && !windows.banned(cr3, now) {
+            self.activate_windows();
+        }
+    }
+
+    /// Under `Policy::Always`: windows for whatever user code is about to run.
+    pub(super) fn force_windows(&mut self) {
+        let windows = &self.jit.windows;
+        if windows.policy == Policy::Always && !windows.active && self.suits_windows() {
+            self.activate_windows();
+        }
+    }
+
+    /// Gives the current address space its windows.
+    fn activate_windows(&mut self) {
+        let area = self.area_mut();
+        let (cr3, generation) = (self.cr3_key(), self.vm.memory.generation());
+        let windows = &mut self.jit.windows;
+        if windows.generation != generation {
+            windows.spaces.clear();
+            windows.generation = generation;
+        }
+        if windows.void.is_none() {
+            windows.void = Reservation::new();
+            for chunk in 0..=u16::MAX {
+                area.chunks[chunk as usize] = windows.absent(chunk);
+            }
+        }
+        if windows.void.is_none() {
+            windows.policy = Policy::Never;
+            return;
+        }
+        match windows.spaces.iter().position(|s| s.cr3 == cr3) {
+            Some(at) => {
+                let space = windows.spaces.remove(at);
+                windows.spaces.push(space);
+            }
+            None => {
+                if windows.spaces.len() >= MAX_SPACES {
+                    windows.spaces.remove(0);
+                }
+                windows.spaces.push(Space {
+                    cr3,
+                    windows: Vec::new(),
+                    pages: Map::default(),
+                    mappings: 0,
+                    credit: FIRST_CREDIT,
+                    run: MIN_RUN,
+                    next: 0,
+                });
+            }
+        }
+        windows.active = true;
+        self.revalidate();
+        let windows = &self.jit.windows;
+        let Some(space) = windows.spaces.last() else {
+            return;
+        };
+        for (chunk, window) in &space.windows {
+            area.chunks[*chunk as usize] = window.base().wrapping_sub(chunk_start(*chunk));
+        }
+        // Code of 32 bits has no other.
+        if !self.add_window(0) || self.map_cached().is_none() {
+            self.drop_windows();
+        }
+    }
+
+    /// Maps pages that the address space has used of late.
+    fn map_cached(&mut self) -> Option<()> {
+        let mut used = self.mmu.user_pages();
+        used.sort_unstable();
+        let mut runs = 0;
+        for vpn in used {
+            let known = self.jit.windows.space()?.pages.contains_key(&vpn);
+            if known || runs >= MAX_CACHED_RUNS || !self.add_window(chunk_of(vpn << 12)) {
+                continue;
+            }
+            if let Some(page) = self.mappable(vpn, false) {
+                self.map_run(vpn, page)?;
+                runs += 1;
+            }
+        }
+        Some(())
+    }
+
+    /// Takes the pages away that the page tables don't have any more as they were.
+    fn revalidate(&mut self) {
+        let Some(space) = self.jit.windows.space() else {
+            return;
+        };
+        let mut pages = std::mem::take(&mut space.pages);
+        pages.retain(|&vpn, page| {
+            let now = self.mappable(vpn, false);
+            let good =
+                now.is_some_and(|now| now.host == page.host && (now.writable || !page.writable));
+            if !good && let Some(space) = self.jit.windows.space() {
+                space.protect(vpn, libc::PROT_NONE);
+            }
+            good
+        });
+        if let Some(space) = self.jit.windows.space() {
+            space.pages = pages;
+        }
+    }
+
+    /// How a page may be in a window; None: not at all, or not for this access.
+    fn mappable(&mut self, vpn: u64, write: bool) -> Option<Mapped> {
+        let access = if write {
+            Access::write(true)
+        } else {
+            Access::read(true)
+        };
+        let page = self.translate(vpn << 12, access).ok()?;
+        let memory = &self.vm.memory;
+        let offset = memory.ram_offset(page.page)?;
+        if page.rights & (physical::IO | physical::ROM) != 0 || offset >= memory.ram_bytes() {
+            return None;
+        }
+        if write {
+            memory.note_dirty(offset);
+        }
+        let allowed = right::WRITE | right::DIRTY;
+        let plain = memory.flags_at(offset).load(Ordering::SeqCst) == 0;
+        let writable = plain && page.rights & allowed == allowed;
+        (writable || !write).then_some(Mapped {
+            host: page.host as u64,
+            writable,
+        })
+    }
+
+    /// Makes a window for a chunk of the active space.
+    fn add_window(&mut self, chunk: u16) -> bool {
+        let area = self.area_mut();
+        let Some(space) = self.jit.windows.space() else {
+            return false;
+        };
+        if space.window(chunk).is_some() {
+            return true;
+        }
+        let room = space.windows.len() < MAX_WINDOWS;
+        let Some(window) = room.then(Reservation::new).flatten() else {
+            return false;
+        };
+        area.chunks[chunk as usize] = window.base().wrapping_sub(chunk_start(chunk));
+        space.windows.push((chunk, window));
+        true
+    }
+
+    /// Forgets the active space, and leaves it without windows for a while.
+    fn drop_windows(&mut self) {
+        let area = self.area_mut();
+        let windows = &mut self.jit.windows;
+        windows.deactivate(area);
+        if let Some(space) = windows.spaces.pop() {
+            windows.ban(space.cr3, host_tsc());
+        }
+    }
+
+    /// After a host fault at `site`: maps what was missing; where to go on.  None: the interpreter must
+    /// do the instruction.
+    pub(super) fn window_fault(&mut self, site: u64) -> Option<u64> {
+        let area = self.area_mut();
+        let fault = std::mem::take(&mut area.fault);
+        let block = self.jit.table.block_at(site)?;
+        let linear = self.faulting_address(&fault)?;
+        if self.must_attend() {
+            return None;
+        }
+        if !self.pay_for_fault() {
+            return None;
+        }
+        match self.fill_window(linear, fault.wrote()) {
+            Fill::Mapped => {
+                let start = self.jit.table.instruction_start(site)?;
+                area.retry_target = start;
+                self.stats.window_faults += 1;
+                Some(self.jit.thunks.retry)
+            }
+            Fill::Unmappable => {
+                self.jit.table.set_soft(block);
+                self.drop_block(block);
+                None
+            }
+            Fill::Faults => None,
+        }
+    }
+
+    /// Whether the active space may go on with one more fault.
+    fn pay_for_fault(&mut self) -> bool {
+        let area = self.area_mut();
+        let windows = &mut self.jit.windows;
+        let bounded = windows.policy == Policy::Busy;
+        let Some(space) = windows.space() else {
+            return false;
+        };
+        space.credit -= 1;
+        if space.credit >= 0 || !bounded {
+            return true;
+        }
+        let cr3 = space.cr3;
+        space.credit = FIRST_CREDIT;
+        windows.deactivate(area);
+        windows.ban(cr3, host_tsc());
+        false
+    }
+
+    /// The linear address that a fault of code in the current mode is about.
+    fn faulting_address(&mut self, fault: &HostFault) -> Option<u64> {
+        let code64 = self.cpu.code64();
+        let chunks = &self.area_mut().chunks;
+        let space = self.jit.windows.space()?;
+        if !fault.is_page_fault() {
+            return None;
+        }
+        if !code64 {
+            let linear = fault.address.wrapping_sub(space.window(0)?);
+            return (linear < CHUNK).then_some(linear);
+        }
+        let linear = fault.address.wrapping_sub(fault.r10);
+        (chunks[chunk_of(linear) as usize] == fault.r10).then_some(linear)
+    }
+
+    fn fill_window(&mut self, linear: u64, write: bool) -> Fill {
+        let vpn = linear >> 12;
+        let access = if write {
+            Access::write(true)
+        } else {
+            Access::read(true)
+        };
+        if !crate::mmu::segment::canonical(linear) || self.translate(linear, access).is_err() {
+            return Fill::Faults;
+        }
+        let Some(page) = self.mappable(vpn, write) else {
+            return Fill::Unmappable;
+        };
+        let full = |s: &Space| s.mappings >= MAX_MAPPINGS || s.pages.len() >= MAX_PAGES;
+        if self.jit.windows.space().is_some_and(|s| full(s)) || !self.add_window(chunk_of(linear)) {
+            self.drop_windows();
+            return Fill::Faults;
+        }
+        if self.map_run(vpn, page).is_none() {
+            self.drop_windows();
+            return Fill::Faults;
+        }
+        Fill::Mapped
+    }
+
+    /// Maps a page, and the next ones with it where that costs nothing.
+    fn map_run(&mut self, vpn: u64, page: Mapped) -> Option<()> {
+        let count = self.run_from_page(vpn, page);
+        let (fd, offset) = (self.vm.memory.fd(), self.vm.memory.file_offset(page.host)?);
+        let space = self.jit.windows.space()?;
+        let place = space.place(vpn)? as *mut libc::c_void;
+        let protection = libc::PROT_READ | if page.writable { libc::PROT_WRITE } else { 0 };
+        let kind = libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_POPULATE;
+        let (bytes, offset) = ((count * PAGE) as usize, offset as libc::off_t);
+        // SAFETY: pages inside our own reservation, whose whole run lies in one chunk.
+        let p = unsafe { libc::mmap(place, bytes, protection, kind, fd, offset) };
+        space.mappings += 1;
+        space.next = vpn + count;
+        for n in 0..count {
+            let host = page.host + n * PAGE;
+            space.pages.insert(vpn + n, Mapped { host, ..page });
+        }
+        (p != libc::MAP_FAILED).then_some(())
+    }
+
+    /// How many pages from `vpn` on can be mapped with it: neighbours in RAM too, with the same rights.
+    fn run_from_page(&mut self, vpn: u64, first: Mapped) -> u64 {
+        let Some(space) = self.jit.windows.space() else {
+            return 1;
+        };
+        space.run = if vpn == space.next {
+            (space.run * 2).min(MAX_RUN)
+        } else {
+            MIN_RUN
+        };
+        let end = (vpn / MAX_RUN + 1) * MAX_RUN;
+        let most = space.run.min(end - vpn);
+        let mut count = 1;
+        while count < most {
+            let next = vpn + count;
+            if self
+                .jit
+                .windows
+                .space()
+                .is_some_and(|s| s.pages.contains_key(&next))
+            {
+                break;
+            }
+            // Only pages whose translation is cached: a walk would say that they were accessed.
+            if self.mmu.find(next).is_none() {
+                break;
+            }
+            match self.mappable(next, false) {
+                Some(page)
+                    if page.host == first.host + count * PAGE
+                        && page.writable == first.writable => {}
+                _ => break,
+            }
+            count += 1;
+        }
+        count
+    }
+
+    /// Before translated code runs on this thread: GS is based on the window of 32-bit code.
+    pub(super) fn base_gs_on_window(&mut self) {
+        let Some(space) = self.jit.windows.space() else {
+            return;
+        };
+        if let Some(base) = space.window(0) {
+            set_gs_base(base);
+        }
+    }
+}
+
+thread_local! {
+    static GS_BASE: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The host's GS base of this thread, which nothing but windows uses.
+fn set_gs_base(base: u64) {
+    if GS_BASE.replace(base) == base {
+        return;
+    }
+    const ARCH_SET_GS: libc::c_int = 0x1001;
+    // SAFETY: no code of the process but translated code addresses memory through GS.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_SET_GS, base) };
+}
