@@ -26,6 +26,7 @@ use super::rules::{self, Rule};
 use super::runtime::{
     MISS_GROUP, MISS_USER, MISS_WRITE, Thunks, area, emit_restore_flags, emit_save_flags, field,
 };
+use super::windowed::Addends;
 use crate::memory::PAGE;
 use iced_x86::{
     Decoder, DecoderOptions, EncodingKind, Instruction, Mnemonic, OpKind, Register, RflagsBits,
@@ -233,6 +234,7 @@ pub struct Builder<'a> {
     pub group: Option<Group>,
     /// Host code that recovers the flags, if there's a plan for it.
     recovery: Label,
+    pub addends: Addends,
 }
 
 /// A finished block's layout; the code is in the assembler.  `build` takes the last one to reuse its
@@ -280,6 +282,7 @@ pub fn build(asm: &mut Asm, thunks: &Thunks, source: &Source, mut last: Built) -
         fpu_checked: false,
         group: None,
         recovery,
+        addends: Addends::default(),
     };
     let entries = b.prologue();
     b.body();
@@ -445,6 +448,7 @@ impl Builder<'_> {
             if rules::emit(self) == Flow::End {
                 return;
             }
+            self.pass_addends();
             if let Some(group) = &mut self.group {
                 group.moved(group::copied_delta(
                     &self.source.mode,
@@ -1027,6 +1031,7 @@ impl Builder<'_> {
             return;
         }
         let loaded = self.asm.label();
+        self.addends.forget();
         emit_save_flags(self.asm);
         self.asm.alu(Alu::Cmp, W32, area!(fpu_live), 0);
         self.asm.jcc_short(Cond::Ne, loaded);

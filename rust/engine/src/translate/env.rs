@@ -95,8 +95,10 @@ pub struct Area {
     pub tlb: [Tlb; 2],
     /// What the last host fault in translated code was.
     pub fault: HostFault,
-    /// Where `Thunks::retry` goes.
+    /// Where `Thunks::retry` goes, with which R10 and R11.
     pub retry_target: u64,
+    pub retry_r10: u64,
+    pub retry_r11: u64,
     /// By bits 47:32 of an address: what it takes to the host address in a window (`window`).
     pub chunks: [u64; CHUNKS],
     /// Per class: identity of the page (`link::PageIds`) that code at a virtual page comes from.

@@ -35,7 +35,9 @@ pub struct HostFault {
     error: u64,
     /// What was accessed, if it is a page fault.
     pub address: u64,
+    /// The addends that there were.
     pub r10: u64,
+    pub r11: u64,
 }
 
 impl HostFault {
@@ -136,6 +138,7 @@ extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut l
                 error: registers[libc::REG_ERR as usize] as u64,
                 address: registers[libc::REG_CR2 as usize] as u64,
                 r10: registers[libc::REG_R10 as usize] as u64,
+                r11: registers[libc::REG_R11 as usize] as u64,
             };
             registers[libc::REG_RIP as usize] = (*area).fault_thunk as i64;
             return;

@@ -202,6 +202,7 @@ impl Builder<'_> {
 
     /// Copies the flags to `Area::kept_flags`.
     pub fn keep_flags(&mut self) {
+        self.addends.forget();
         emit_save_flags(self.asm);
         self.keep_saved_flags();
     }

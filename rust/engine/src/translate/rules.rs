@@ -285,6 +285,7 @@ fn copy(b: &mut Builder) -> Flow {
     if b.group.is_some() {
         plan.keep = 1 << 9;
     }
+    plan.keep |= b.addends.in_use();
     if let Some(operand) = reencode::memory_operand(&ins) {
         match b.memory(operand.size, operand.access.writes()) {
             Some(mem) => plan = plan.mem(mem),
@@ -310,7 +311,13 @@ fn zero_vectors(b: &mut Builder) -> Flow {
 
 fn finish_copy(b: &mut Builder, plan: &Plan) -> Flow {
     let insn = &b.source.insns[b.at];
-    match reencode::copy(&insn.ins, insn.raw(), plan, b.asm) {
+    let mut done = reencode::copy(&insn.ins, insn.raw(), plan, b.asm);
+    if done.is_err() && b.addends.in_use() != 0 {
+        b.addends.forget();
+        let plan = Plan { keep: 0, ..*plan };
+        done = reencode::copy(&insn.ins, insn.raw(), &plan, b.asm);
+    }
+    match done {
         Ok(()) => {
             b.note_immediate();
             Flow::Next
@@ -430,6 +437,12 @@ fn stack_place(b: &mut Builder, offset: i32, size: usize, write: bool) -> Mem {
     Mem::base(R9)
 }
 
+/// A scratch register for what is pushed or popped: one that neither a place on the stack nor a stack
+/// group needs.
+fn beside(place: &Mem) -> Gpr {
+    if place.base == Some(R9) { R10 } else { R9 }
+}
+
 /// Adds to the stack pointer; flags are kept, R10 may be lost.
 fn move_stack(b: &mut Builder, delta: i32) {
     if let Some(group) = &mut b.group {
@@ -461,8 +474,9 @@ fn push(b: &mut Builder) -> Flow {
         OpKind::Register if ins.op0_register().is_segment_register() => {
             let place = stack_place(b, -size, size as usize, true);
             let segment = crate::interp::operand::segment_number(ins.op0_register());
-            b.asm.movzx(W32, R11, W16, selector(segment));
-            b.asm.mov(width, place, R11);
+            let temporary = beside(&place);
+            b.asm.movzx(W32, temporary, W16, selector(segment));
+            b.asm.mov(width, place, temporary);
         }
         OpKind::Register => {
             let place = stack_place(b, -size, size as usize, true);
@@ -470,8 +484,9 @@ fn push(b: &mut Builder) -> Flow {
             match host_register(number) {
                 Some(host) => b.asm.mov(width, place, host),
                 None => {
-                    b.asm.mov(W64, R11, gpr_home(number));
-                    b.asm.mov(width, place, R11);
+                    let temporary = beside(&place);
+                    b.asm.mov(W64, temporary, gpr_home(number));
+                    b.asm.mov(width, place, temporary);
                 }
             }
         }
@@ -482,8 +497,9 @@ fn push(b: &mut Builder) -> Flow {
             b.asm.mov(width, R9, mem);
             b.asm.mov(W64, kept(), R9);
             let place = stack_place(b, -size, size as usize, true);
-            b.asm.mov(W64, R11, kept());
-            b.asm.mov(width, place, R11);
+            let temporary = beside(&place);
+            b.asm.mov(W64, temporary, kept());
+            b.asm.mov(width, place, temporary);
         }
         _ => {
             let value = ins.immediate(0) as i64;
@@ -505,15 +521,24 @@ fn pop(b: &mut Builder) -> Flow {
         return b.exit_interpret();
     };
     let place = stack_place(b, 0, size as usize, false);
-    b.asm.mov(width, R10, place);
+    if width >= W32
+        && number(ins.op0_register()) != 4
+        && let Some(host) = host_register(number(ins.op0_register()))
+    {
+        b.asm.mov(width, host, place);
+        move_stack(b, size);
+        return Flow::Next;
+    }
+    let popped = beside(&place);
+    b.asm.mov(width, popped, place);
     if number(ins.op0_register()) == 4 {
         // Of a 16-bit stack pointer nothing would be left; and moving it takes R10.
         if b.mode().code64() || b.mode().has(bit::STACK32) {
             move_stack(b, size);
         }
-        store_guest(b, ins.op0_register(), R10);
+        store_guest(b, ins.op0_register(), popped);
     } else {
-        store_guest(b, ins.op0_register(), R10);
+        store_guest(b, ins.op0_register(), popped);
         move_stack(b, size);
     }
     Flow::Next
@@ -549,8 +574,9 @@ fn push_return(b: &mut Builder, width: Width) {
     let next = b.insn().ins.next_ip();
     let place = stack_place(b, -size, size as usize, true);
     if width == W64 && next as i32 as i64 as u64 != next {
-        b.asm.mov(W64, R11, next);
-        b.asm.mov(W64, place, R11);
+        let temporary = beside(&place);
+        b.asm.mov(W64, temporary, next);
+        b.asm.mov(W64, place, temporary);
     } else {
         b.asm.mov(width, place, next as i64);
     }

@@ -212,6 +212,8 @@ pub fn emit_thunks(cache: &mut CodeCache, asm: &mut Asm) -> Result<Thunks, &'sta
     thunks.retry = add(&mut |a: &mut Asm| {
         // The block may have seen to it already.
         a.call_to(load_fpu);
+        a.mov(W64, R10, area!(retry_r10));
+        a.mov(W64, R11, area!(retry_r11));
         a.jmp_indirect(area!(retry_target));
     })?;
     thunks.interpret_here = add(&mut |a: &mut Asm| {

@@ -454,27 +454,55 @@ impl Vcpu {
         let area = self.area_mut();
         let fault = std::mem::take(&mut area.fault);
         let block = self.jit.table.block_at(site)?;
-        let linear = self.faulting_address(&fault)?;
-        if self.must_attend() {
+        if !fault.is_page_fault() || self.must_attend() || !self.pay_for_fault() {
             return None;
         }
-        if !self.pay_for_fault() {
-            return None;
-        }
-        match self.fill_window(linear, fault.wrote()) {
-            Fill::Mapped => {
-                let start = self.jit.table.instruction_start(site)?;
-                area.retry_target = start;
-                self.stats.window_faults += 1;
-                Some(self.jit.thunks.retry)
+        // Addresses in the void may be either addend's.
+        for addend in self.addends(&fault) {
+            let linear = fault.address.wrapping_sub(addend);
+            if !self.is_addend_of(addend, linear) {
+                continue;
             }
-            Fill::Unmappable => {
-                self.jit.table.set_soft(block);
-                self.drop_block(block);
-                None
+            match self.fill_window(linear, fault.wrote()) {
+                Fill::Mapped => {
+                    self.stats.window_faults += 1;
+                    area.retry_target = self.jit.table.instruction_start(site)?;
+                    area.retry_r10 = self.renewed(fault.r10, linear);
+                    area.retry_r11 = self.renewed(fault.r11, linear);
+                    return Some(self.jit.thunks.retry);
+                }
+                Fill::Unmappable => {
+                    self.jit.table.set_soft(block);
+                    self.drop_block(block);
+                    return None;
+                }
+                Fill::Faults => {}
             }
-            Fill::Faults => None,
         }
+        None
+    }
+
+    /// What may have been added to the linear address of a fault.
+    fn addends(&mut self, fault: &HostFault) -> [u64; 2] {
+        let windows = &mut self.jit.windows;
+        match windows.space().and_then(|space| space.window(0)) {
+            Some(base) if !self.cpu.code64() => [base; 2],
+            _ => [fault.r10, fault.r11],
+        }
+    }
+
+    fn is_addend_of(&self, addend: u64, linear: u64) -> bool {
+        let chunk = chunk_of(linear) as usize;
+        self.area_mut().chunks[chunk] == addend && (self.cpu.code64() || linear < CHUNK)
+    }
+
+    /// An addend, as it is after the chunk of `linear` got a window.
+    fn renewed(&self, addend: u64, linear: u64) -> u64 {
+        let chunk = chunk_of(linear);
+        if addend == self.jit.windows.absent(chunk) {
+            return self.area_mut().chunks[chunk as usize];
+        }
+        addend
     }
 
     /// Whether the active space may go on with one more fault.
@@ -494,22 +522,6 @@ impl Vcpu {
         windows.deactivate(area);
         windows.ban(cr3, host_tsc());
         false
-    }
-
-    /// The linear address that a fault of code in the current mode is about.
-    fn faulting_address(&mut self, fault: &HostFault) -> Option<u64> {
-        let code64 = self.cpu.code64();
-        let chunks = &self.area_mut().chunks;
-        let space = self.jit.windows.space()?;
-        if !fault.is_page_fault() {
-            return None;
-        }
-        if !code64 {
-            let linear = fault.address.wrapping_sub(space.window(0)?);
-            return (linear < CHUNK).then_some(linear);
-        }
-        let linear = fault.address.wrapping_sub(fault.r10);
-        (chunks[chunk_of(linear) as usize] == fault.r10).then_some(linear)
     }
 
     fn fill_window(&mut self, linear: u64, write: bool) -> Fill {

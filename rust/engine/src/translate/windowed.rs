@@ -10,18 +10,119 @@
 //! op [base + r10 + disp]
 //! ```
 //!
-//! Neither touches flags.
+//! Neither touches flags.  An addend serves further accesses by the same register, while that changes by
+//! constants only: R10 has that of the last one, R11 that of the stack pointer.
 
-use super::block::{Builder, address_bits, const_address, host_register, register_number};
-use super::emit::{Gpr, Mem, R9, R10, RSP, Seg, W16, W32, W64};
+use super::block::{
+    Builder, Insn, address_bits, const_address, host_register, register_number, resident_lea,
+};
+use super::emit::{Gpr, Mem, R8, R9, R10, R11, RSP, Seg, W16, W32, W64};
 use super::env::Area;
+use super::group;
 use super::mode::bit;
+use super::rules::Rule;
 use super::runtime::{emit_restore_flags, emit_save_flags, field, segment_base};
 use crate::state::seg;
-use iced_x86::{Instruction, Register};
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use std::mem::offset_of;
 
+/// How far a register may go from where its addend was looked up: the margins have room for that.
+const MAX_DRIFT: i64 = 1 << 20;
+
+/// A register that has an addend.
+#[derive(Clone, Copy)]
+struct Near {
+    base: Gpr,
+    /// By how much it changed since.
+    drift: i64,
+}
+
+/// Which addends are in R10 and R11.
+#[derive(Default)]
+pub struct Addends([Option<Near>; 2]);
+
+impl Addends {
+    const REGISTERS: [Gpr; 2] = [R10, R11];
+
+    fn slot(base: Gpr) -> usize {
+        usize::from(base == R8)
+    }
+
+    pub fn forget(&mut self) {
+        self.0 = [None; 2];
+    }
+
+    /// The registers in use, a bit for each.
+    pub fn in_use(&self) -> u16 {
+        let used = self.0.iter().zip(Addends::REGISTERS);
+        used.filter(|(near, _)| near.is_some())
+            .fold(0, |bits, (_, r)| bits | 1 << r.0)
+    }
+
+    /// What an instruction changes about them.
+    pub fn pass(&mut self, insn: &Insn, resident: bool) {
+        use Rule::*;
+        if !matches!(insn.rule, Copy | Push | Pop | Lea | Nothing | Jcc) {
+            return self.forget();
+        }
+        if insn.rule == Lea && !resident {
+            self.0[0] = None;
+        }
+        for slot in &mut self.0 {
+            *slot = slot.and_then(|near| {
+                let drift = near.drift + change(insn, guest_register(near.base))?;
+                (drift.abs() <= MAX_DRIFT).then_some(Near { drift, ..near })
+            });
+        }
+    }
+}
+
+fn guest_register(host: Gpr) -> Register {
+    let number = if host == R8 { 4 } else { host.0 as u32 };
+    Register::RAX + number
+}
+
+/// By how much an instruction changes a 64-bit register; None: nobody knows.
+fn change(insn: &Insn, register: Register) -> Option<i64> {
+    let ins = &insn.ins;
+    let stack = matches!(insn.rule, Rule::Push | Rule::Pop);
+    if insn.rule == Rule::Pop && ins.op0_register().full_register() == register {
+        return None;
+    }
+    if stack && register == Register::RSP {
+        return Some(ins.stack_pointer_increment() as i64);
+    }
+    if stack || !group::writes(insn, register) {
+        return Some(0);
+    }
+    if ins.op0_kind() != OpKind::Register || ins.op0_register() != register {
+        return None;
+    }
+    let constant = ins.op_count() == 2 && ins.op1_kind() == OpKind::Immediate8to64
+        || ins.op_count() == 2 && ins.op1_kind() == OpKind::Immediate32to64;
+    match ins.mnemonic() {
+        Mnemonic::Add if constant => Some(ins.immediate(1) as i64),
+        Mnemonic::Sub if constant => Some((ins.immediate(1) as i64).wrapping_neg()),
+        Mnemonic::Inc => Some(1),
+        Mnemonic::Dec => Some(-1),
+        Mnemonic::Lea => {
+            let moved = ins.memory_base() == register && ins.memory_index() == Register::None;
+            moved.then_some(ins.memory_displacement64() as i64)
+        }
+        _ => None,
+    }
+}
+
 impl Builder<'_> {
+    /// Before the next instruction: what the current one changes about addends.
+    pub fn pass_addends(&mut self) {
+        if self.source.windowed && self.mode().code64() {
+            let insn = &self.source.insns[self.at];
+            let resident = insn.rule != Rule::Lea || resident_lea(&insn.ins, self.mode());
+            self.addends.pass(insn, resident);
+        }
+    }
+
     /// The host place of the current instruction's memory operand.
     pub fn window_memory(&mut self, ins: &Instruction, size: usize, write: bool) -> Mem {
         let segment = crate::interp::operand::segment_number(ins.memory_segment());
@@ -45,6 +146,7 @@ impl Builder<'_> {
             let disp = ins.memory_displacement64() as i32;
             return self.near(host).disp(disp);
         }
+        self.addends.0[0] = None;
         self.effective_address(ins);
         if based {
             self.asm.mov(W64, R10, segment_base(segment));
@@ -53,18 +155,26 @@ impl Builder<'_> {
         self.near(R9)
     }
 
-    /// The host place of the address in `base`; R10 = its addend.
+    /// The host place of the address in `base`.
     fn near(&mut self, base: Gpr) -> Mem {
-        self.asm.rorx(W64, R10, base, 32);
-        self.asm.movzx(W32, R10, W16, R10);
+        let slot = Addends::slot(base);
+        let addend = Addends::REGISTERS[slot];
+        let place = Mem::base(base).index(addend, 1);
+        if self.addends.0[slot].is_some_and(|near| near.base == base) {
+            return place;
+        }
+        self.asm.rorx(W64, addend, base, 32);
+        self.asm.movzx(W32, addend, W16, addend);
         let chunks = Mem::base(RSP).disp(offset_of!(Area, chunks) as i32);
-        self.asm.mov(W64, R10, chunks.index(R10, 8));
-        Mem::base(base).index(R10, 1)
+        self.asm.mov(W64, addend, chunks.index(addend, 8));
+        self.addends.0[slot] = (base != R9).then_some(Near { base, drift: 0 });
+        place
     }
 
     fn window_const(&mut self, linear: u64) -> Mem {
         let chunk = (linear >> 32) as u16 as usize;
         let addend = field(offset_of!(Area, chunks) + 8 * chunk);
+        self.addends.0[0] = None;
         self.asm.mov(W64, R10, addend);
         if let Ok(disp) = i32::try_from(linear) {
             return Mem::base(R10).disp(disp);
