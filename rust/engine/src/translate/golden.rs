@@ -47,6 +47,7 @@ fn thunks() -> (Thunks, Vec<(u64, &'static str)>) {
         miss_saved: add("miss_saved"),
         assist: add("assist"),
         load_fpu: add("load_fpu"),
+        retry: add("retry"),
         interpret_here: add("interpret_here"),
         recover: add("recover"),
         repeat: [[add("repeat"); 16], [add("repeat_user"); 16]],
@@ -78,6 +79,7 @@ fn fields() -> Vec<(usize, &'static str)> {
         (offset_of!(Area, writable), "writable"),
         (offset_of!(Area, saved), "saved"),
         (offset_of!(Area, tlb), "tlb"),
+        (offset_of!(Area, chunks), "chunks"),
         (offset_of!(Area, code_tlb), "code_tlb"),
         (offset_of!(Area, jump), "jump"),
         (offset_of!(Area, jump_live), "jump_live"),
@@ -139,6 +141,17 @@ fn user64() -> Mode {
     mode(bit::CODE64 | bit::LONG | bit::STACK32 | (0x3F * bit::FLAT) | bit::USER | UNITS)
 }
 
+fn user32() -> Mode {
+    mode(bit::CODE32 | bit::STACK32 | (0xF * bit::FLAT) | bit::USER | UNITS)
+}
+
+fn in_window(mode: Mode) -> Mode {
+    Mode {
+        bits: mode.bits | bit::WINDOW,
+        ..mode
+    }
+}
+
 fn real() -> Mode {
     Mode {
         cs_limit: 0xFFFF,
@@ -168,7 +181,8 @@ fn translate(case: &Case) -> String {
         },
         second: None,
         first_link: 0,
-        grouped: true,
+        grouped: !mode.has(bit::WINDOW),
+        windowed: mode.has(bit::WINDOW),
         plan,
         bmi2: true,
         first_assist: 0,
@@ -389,6 +403,45 @@ fn vectors() {
                 a.fld(qword_ptr(eax))?;
                 a.fstp(tword_ptr(esp + 4))?;
                 a.jmp(RIP + 0x100)
+            }),
+        ],
+    );
+}
+
+#[test]
+fn windows() {
+    check(
+        "windows",
+        &[
+            Case("32 bits: operands", in_window(user32()), |a| {
+                a.add(eax, dword_ptr(ebx + ecx * 4 + 16))?;
+                a.mov(byte_ptr(0x8010), al)?;
+                a.mov(edx, dword_ptr(0x14).gs())?;
+                a.push(edx)?;
+                a.pop(dword_ptr(esp + 4))?;
+                a.leave()?;
+                a.ret()
+            }),
+            Case("64 bits: operands", in_window(user64()), |a| {
+                a.add(rax, qword_ptr(rbx + rcx * 4 + 16))?;
+                a.mov(byte_ptr(rdi), al)?;
+                a.mov(byte_ptr(rdi + 9), al)?;
+                a.add(rdi, 16)?;
+                a.mov(byte_ptr(rdi), al)?;
+                a.mov(rdi, qword_ptr(rdi))?;
+                a.mov(r9d, dword_ptr(rdi))?;
+                a.xchg(qword_ptr(r9), r10)?;
+                a.mov(edx, dword_ptr(0x28).fs())
+            }),
+            Case("64 bits: the stack", in_window(user64()), |a| {
+                a.push(rbx)?;
+                a.push(r9)?;
+                a.sub(rsp, 24)?;
+                a.mov(dword_ptr(rsp + 8), 1)?;
+                a.add(rsp, 24)?;
+                a.pop(r9)?;
+                a.pop(rbx)?;
+                a.ret()
             }),
         ],
     );

@@ -50,6 +50,8 @@ mod recover_tests;
 mod string_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod window_tests;
 
 use crate::cpuid::Feature;
 use crate::memory::PAGE;
