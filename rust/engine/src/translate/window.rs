@@ -258,6 +258,14 @@ enum Fill {
 }
 
 impl Vcpu {
+    /// Chooses the address spaces that get windows; where the host can't have any, none does.
+    pub fn set_windows(&mut self, policy: Policy) {
+        let area = self.area_mut();
+        let windows = &mut self.jit.windows;
+        windows.deactivate(area);
+        windows.policy = if self.jit.bmi2 { policy } else { Policy::Never };
+    }
+
     fn area_mut(&self) -> &'static mut Area {
         // SAFETY: the Area is this vCPU's own and outlives the borrow; translated code isn't running.
         unsafe { &mut *self.env.area() }

@@ -8,6 +8,7 @@ use crate::machine::{Ending, Machine, Mode, Outcome, RAM_BYTES, at, selector};
 use crate::undefined::Undefined;
 use engine::fault::vector;
 use engine::state::{CpuState, flags};
+use engine::translate::window::Policy;
 use engine::vcpu::Backend;
 use iced_x86::{Instruction, Mnemonic};
 
@@ -47,6 +48,10 @@ impl Pair {
         for machine in [&mut self.interp, &mut self.translate] {
             set_up(machine, mode, header, code);
         }
+        self.translate.vcpu.set_windows(match header[0] {
+            0..128 => Policy::Never,
+            _ => Policy::Always,
+        });
         let Some((expected, undefined)) = interpret(&mut self.interp) else {
             return Ok(());
         };

@@ -9,6 +9,7 @@ use crate::native::{self, After, CODE, Case, DATA, DATA_BYTES};
 use crate::random::{Sequence, Step, Templates, vector_byte};
 use engine::fault::{pf, vector};
 use engine::state::flags;
+use engine::translate::window::Policy;
 use engine::vcpu::Backend;
 use iced_x86::{Code, CodeSize, Formatter, Mnemonic, NasmFormatter};
 use std::collections::BTreeMap;
@@ -34,13 +35,14 @@ struct Guest {
 }
 
 impl Guest {
-    fn new(bits: u32, backend: Backend) -> Guest {
+    fn new(bits: u32, backend: Backend, windows: Policy) -> Guest {
         let mode = if bits == 64 {
             Mode::Long { ring: 3 }
         } else {
             Mode::Pae32 { ring: 3 }
         };
-        let machine = Machine::new(mode, backend);
+        let mut machine = Machine::new(mode, backend);
+        machine.vcpu.set_windows(windows);
         let table = at::FREE;
         machine.write_u64(at::PD64 + 8 * (CODE >> 21), table | PTE_ALL);
         let entry = |linear: u64| table + 8 * (linear >> 12 & 511);
@@ -302,7 +304,7 @@ impl Findings {
 }
 
 /// Runs sequences of up to `length` instructions on host and guest.
-fn fuzz(bits: u32, backend: Backend, length: u64) {
+fn fuzz(bits: u32, backend: Backend, windows: Policy, length: u64) {
     let only = std::env::var("RING3_FUZZ_ONLY").unwrap_or_default();
     let wanted = |code: Code| {
         only.split(',')
@@ -312,7 +314,7 @@ fn fuzz(bits: u32, backend: Backend, length: u64) {
     assert!(templates.codes() > 0, "no code's name contains {only}");
     let mut seed = variable("RING3_FUZZ_SEED").unwrap_or(1);
     let until = variable("RING3_FUZZ_SECONDS").map(|s| Instant::now() + Duration::from_secs(s));
-    let mut guest = Guest::new(bits, backend);
+    let mut guest = Guest::new(bits, backend, windows);
     let mut findings = Findings::default();
     let mut batches = 0;
     while until.map_or(batches < BATCHES, |until| Instant::now() < until) {
@@ -338,22 +340,32 @@ fn fuzz(bits: u32, backend: Backend, length: u64) {
 
 #[test]
 fn interp_computes_what_the_host_does_in_64_bit_mode() {
-    fuzz(64, Backend::Interp, 1);
+    fuzz(64, Backend::Interp, Policy::Never, 1);
 }
 
 #[test]
 fn interp_computes_what_the_host_does_in_32_bit_mode() {
-    fuzz(32, Backend::Interp, 1);
+    fuzz(32, Backend::Interp, Policy::Never, 1);
 }
 
 #[test]
 fn translate_computes_what_the_host_does_in_64_bit_mode() {
-    fuzz(64, Backend::Translate, 6);
+    fuzz(64, Backend::Translate, Policy::Never, 6);
 }
 
 #[test]
 fn translate_computes_what_the_host_does_in_32_bit_mode() {
-    fuzz(32, Backend::Translate, 6);
+    fuzz(32, Backend::Translate, Policy::Never, 6);
+}
+
+#[test]
+fn windows_compute_what_the_host_does_in_64_bit_mode() {
+    fuzz(64, Backend::Translate, Policy::Always, 6);
+}
+
+#[test]
+fn windows_compute_what_the_host_does_in_32_bit_mode() {
+    fuzz(32, Backend::Translate, Policy::Always, 6);
 }
 
 #[test]
