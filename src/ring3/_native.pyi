@@ -161,6 +161,10 @@ class Vcpu:
         """Makes a concurrent or the next `run`/`wait` return soon; any thread."""
     def reset(self) -> None:
         """Power-on reset state (SDM vol. 3, 9.1): CS:IP F000:FFF0, base FFFF0000h."""
+    def set_windows(self, policy: str) -> None:
+        """Which address spaces' user code has its memory at host addresses: "never"; "busy": those that stay in
+        user code, as is the case unless said; "always".  Raises ValueError for others.
+        """
     def set_intr(self, level: bool) -> None:
         """The INTR pin (LINT0 as ExtINT / virtual wire), driven by the 8259 pair; any thread."""
     def set_intr_acknowledge(self, acknowledge: Callable[[], int]) -> None:

@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -357,6 +357,14 @@ impl Backing {
         let mapping = Mapping::new(capacity as usize, &Source::Shared(file.as_fd()))?;
         let state = State::Own(file);
         Ok((Backing { state, mapped: 0 }, mapping))
+    }
+
+    /// The file that RAM is, until it is frozen.
+    pub fn shared_file(&self) -> Option<BorrowedFd<'_>> {
+        match &self.state {
+            State::Own(file) => Some(file.as_fd()),
+            State::Frozen(_) => None,
+        }
     }
 
     /// There is more of it.

@@ -4,6 +4,7 @@
 //! path) and by `interp` (one instruction at a time, always right).  Both work on one
 //! `state::CpuState`, one `memory::Memory` and one `io::IoMap`.
 
+pub mod alias;
 pub mod apic;
 pub mod backing;
 pub mod cpuid;

@@ -14,9 +14,11 @@
 //! several of the same bytes.  Such a page's *home* is its one name for translated code and dirty
 //! logs, an address that no guest can form; RAM's home is its guest-physical address.
 
+use crate::alias::Aliases;
 use crate::backing::{self, Backing, Extent, Image};
 use crate::dirty::Logs;
 use crate::mapping::{Mapping, Source};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, RwLock};
 
@@ -87,6 +89,7 @@ pub type StoreNote = (u64, u64);
 pub struct Memory {
     ram: Mapping,
     backing: Mutex<Backing>,
+    aliases: Aliases,
     ram_bytes: u64,
     low_bytes: u64,
     /// End of RAM and of what chips brought along, as offset from the first byte of RAM.
@@ -116,6 +119,7 @@ impl Memory {
         Ok(Memory {
             ram,
             backing: Mutex::new(backing),
+            aliases: Aliases::default(),
             ram_bytes,
             low_bytes,
             end: AtomicU64::new(ram_bytes),
@@ -264,14 +268,41 @@ impl Memory {
     /// later (`crate::backing`).  Nobody may store to it meanwhile: the vCPUs stand.
     pub fn freeze(&self) -> std::io::Result<Image> {
         let bytes = self.end.load(Ordering::Acquire);
-        self.backing().freeze(&self.ram, bytes)
+        let mut backing = self.backing();
+        self.aliases.revoke()?;
+        backing.freeze(&self.ram, bytes)
     }
 
     /// Makes RAM and what chips brought along what the extents say, and zero where there are none.
     /// As for `freeze`; what was derived from RAM is the caller's to drop.
     pub fn adopt(&self, extents: Vec<Extent>) -> std::io::Result<()> {
         backing::check(&extents, self.end.load(Ordering::Acquire))?;
-        self.backing().adopt(&self.ram, extents)
+        let mut backing = self.backing();
+        self.aliases.revoke()?;
+        backing.adopt(&self.ram, extents)
+    }
+
+    pub(crate) fn aliases(&self) -> &Aliases {
+        &self.aliases
+    }
+
+    /// Whether pages of RAM can be shown in second places (`crate::alias`).
+    pub fn has_aliases(&self) -> bool {
+        self.backing().shared_file().is_some()
+    }
+
+    /// Calls `with` the file that RAM is, if it is one, and where in it `bytes` from host address `host`
+    /// in RAM lie.
+    pub(crate) fn with_shared_file(
+        &self,
+        host: u64,
+        bytes: u64,
+        with: impl FnOnce(BorrowedFd, u64) -> bool,
+    ) -> bool {
+        let offset = host.wrapping_sub(self.ram.start() as u64);
+        let inside = bytes <= self.ram_bytes && offset <= self.ram_bytes - bytes;
+        let backing = self.backing();
+        inside && backing.shared_file().is_some_and(|file| with(file, offset))
     }
 
     /// Of RAM and what chips brought along.
@@ -362,12 +393,6 @@ impl Memory {
         } else {
             None
         }
-    }
-
-    /// Offset into the memfd of a host address in RAM's mapping.
-    pub fn file_offset(&self, host: u64) -> Option<u64> {
-        let offset = host.checked_sub(self.ram.start.as_ptr() as u64)?;
-        (offset < self.ram_bytes).then_some(offset)
     }
 
     /// Host address of an offset into RAM.

@@ -14,6 +14,7 @@ use engine::exit::Exit;
 use engine::memory::PAGE;
 use engine::mmu::walk;
 use engine::stats::Stats;
+use engine::translate::window::Policy;
 use engine::vcpu::{Backend, Shared};
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -189,6 +190,21 @@ impl Vcpu {
 
     fn reset(&self) -> PyResult<()> {
         self.engine()?.reset();
+        Ok(())
+    }
+
+    fn set_windows(&self, policy: &str) -> PyResult<()> {
+        let policy = match policy {
+            "never" => Policy::Never,
+            "busy" => Policy::Busy,
+            "always" => Policy::Always,
+            _ => {
+                return Err(PyValueError::new_err(format!(
+                    "windows: {policy:?} is none of never, busy, always"
+                )));
+            }
+        };
+        self.engine()?.set_windows(policy);
         Ok(())
     }
 

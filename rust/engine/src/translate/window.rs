@@ -19,6 +19,7 @@
 use super::env::Area;
 use super::fault::HostFault;
 use super::link::Map;
+use crate::alias::Reservation;
 use crate::memory::PAGE;
 use crate::mmu::physical;
 use crate::mmu::walk::{Access, right};
@@ -69,30 +70,12 @@ pub enum Policy {
     Always,
 }
 
-/// Host addresses kept free of everything else.
-struct Reservation(u64);
-
+/// Host addresses of a window, with its margins.
 const RESERVED: usize = (CHUNK + 2 * MARGIN) as usize;
 
-impl Reservation {
-    fn new() -> Option<Reservation> {
-        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing of ours.
-        let p = unsafe { libc::mmap(std::ptr::null_mut(), RESERVED, libc::PROT_NONE, kind, -1, 0) };
-        (p != libc::MAP_FAILED).then_some(Reservation(p as u64))
-    }
-
-    /// Where the chunk's first byte is.
-    fn base(&self) -> u64 {
-        self.0 + MARGIN
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        // SAFETY: our own mapping.
-        unsafe { libc::munmap(self.0 as *mut libc::c_void, RESERVED) };
-    }
+/// Where the chunk's first byte is.
+fn base(reservation: &Reservation) -> u64 {
+    reservation.start() + MARGIN
 }
 
 /// A page in a window.
@@ -121,20 +104,20 @@ struct Space {
 impl Space {
     fn window(&self, chunk: u16) -> Option<u64> {
         let found = self.windows.iter().find(|w| w.0 == chunk)?;
-        Some(found.1.base())
+        Some(base(&found.1))
     }
 
-    /// Where a page is in its window.
-    fn place(&self, vpn: u64) -> Option<u64> {
+    /// Where a page is in which window.
+    fn place(&self, vpn: u64) -> Option<(&Reservation, u64)> {
         let linear = vpn << 12;
-        Some(self.window(chunk_of(linear))? + linear % CHUNK)
+        let (_, window) = self.windows.iter().find(|w| w.0 == chunk_of(linear))?;
+        Some((window, base(window) + linear % CHUNK))
     }
 
-    /// Changes the protection of a page; nothing of it stays if that can't be.
+    /// Changes what may be done with a page.
     fn protect(&self, vpn: u64, protection: i32) {
-        if let Some(place) = self.place(vpn) {
-            // SAFETY: a page inside our own reservation.
-            unsafe { libc::mprotect(place as *mut libc::c_void, PAGE as usize, protection) };
+        if let Some((window, place)) = self.place(vpn) {
+            window.protect(place, protection);
         }
     }
 }
@@ -188,7 +171,7 @@ impl Windows {
 
     /// The addend of a chunk without a window.
     fn absent(&self, chunk: u16) -> u64 {
-        let void = self.void.as_ref().map_or(0, Reservation::base);
+        let void = self.void.as_ref().map_or(0, base);
         void.wrapping_sub(chunk_start(chunk))
     }
 
@@ -315,13 +298,17 @@ impl Vcpu {
     fn activate_windows(&mut self) {
         let area = self.area_mut();
         let (cr3, generation) = (self.cr3_key(), self.vm.memory.generation());
+        let possible = self.vm.memory.has_aliases();
         let windows = &mut self.jit.windows;
-        if windows.generation != generation {
+        if windows.generation != generation || !possible {
             windows.spaces.clear();
             windows.generation = generation;
         }
+        if !possible {
+            return;
+        }
         if windows.void.is_none() {
-            windows.void = Reservation::new();
+            windows.void = Reservation::new(&self.vm.memory, RESERVED).ok();
             for chunk in 0..=u16::MAX {
                 area.chunks[chunk as usize] = windows.absent(chunk);
             }
@@ -357,7 +344,7 @@ impl Vcpu {
             return;
         };
         for (chunk, window) in &space.windows {
-            area.chunks[*chunk as usize] = window.base().wrapping_sub(chunk_start(*chunk));
+            area.chunks[*chunk as usize] = base(window).wrapping_sub(chunk_start(*chunk));
         }
         // Code of 32 bits has no other.
         if !self.add_window(0) || self.map_cached().is_none() {
@@ -438,10 +425,11 @@ impl Vcpu {
             return true;
         }
         let room = space.windows.len() < MAX_WINDOWS;
-        let Some(window) = room.then(Reservation::new).flatten() else {
+        let reserve = || Reservation::new(&self.vm.memory, RESERVED).ok();
+        let Some(window) = room.then(reserve).flatten() else {
             return false;
         };
-        area.chunks[chunk as usize] = window.base().wrapping_sub(chunk_start(chunk));
+        area.chunks[chunk as usize] = base(&window).wrapping_sub(chunk_start(chunk));
         space.windows.push((chunk, window));
         true
     }
@@ -560,21 +548,16 @@ impl Vcpu {
     /// Maps a page, and the next ones with it where that costs nothing.
     fn map_run(&mut self, vpn: u64, page: Mapped) -> Option<()> {
         let count = self.run_from_page(vpn, page);
-        let (fd, offset) = (self.vm.memory.fd(), self.vm.memory.file_offset(page.host)?);
         let space = self.jit.windows.space()?;
-        let place = space.place(vpn)? as *mut libc::c_void;
-        let protection = libc::PROT_READ | if page.writable { libc::PROT_WRITE } else { 0 };
-        let kind = libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_POPULATE;
-        let (bytes, offset) = ((count * PAGE) as usize, offset as libc::off_t);
-        // SAFETY: pages inside our own reservation, whose whole run lies in one chunk.
-        let p = unsafe { libc::mmap(place, bytes, protection, kind, fd, offset) };
+        let (window, place) = space.place(vpn)?;
+        let shown = window.show(place, page.host, count * PAGE, page.writable);
         space.mappings += 1;
         space.next = vpn + count;
         for n in 0..count {
             let host = page.host + n * PAGE;
             space.pages.insert(vpn + n, Mapped { host, ..page });
         }
-        (p != libc::MAP_FAILED).then_some(())
+        shown.then_some(())
     }
 
     /// How many pages from `vpn` on can be mapped with it: neighbours in RAM too, with the same rights.

@@ -407,3 +407,20 @@ fn stores_are_told_to_dirty_logs() {
     let dirty = memory.collect_log(log);
     assert!(dirty.iter().any(|range| range.contains(&DATA)), "{dirty:?}");
 }
+
+#[test]
+fn ram_that_is_frozen_is_left_alone() {
+    let mut m = summing(&sums());
+    finish(&mut m, Backend::Translate);
+    let image = m.v.vm.memory.freeze().unwrap();
+    again(&mut m);
+    let (faults, before) = (m.v.stats.window_faults, m.bytes::<8>(DATA + 8));
+    m.v.cpu.gpr[1] = 3;
+    assert_eq!(finish(&mut m, Backend::Translate).0[0], 15);
+    assert_eq!(m.v.stats.window_faults, faults);
+    assert_eq!(m.bytes::<8>(DATA + 8), 15u64.to_le_bytes());
+    let frozen = image.map().unwrap();
+    // SAFETY: inside the image, which has all of RAM.
+    let there = unsafe { frozen.start().add(DATA as usize + 8).cast::<u64>().read() };
+    assert_eq!(there.to_le_bytes(), before);
+}

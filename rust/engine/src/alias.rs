@@ -1,0 +1,154 @@
+//! Second places of RAM's pages in the host's address space.
+//!
+//! A `Reservation` keeps host addresses free of everything but such pages.  They can be shown only while
+//! RAM is one shared file: when it is frozen or replaced (`crate::backing`) all of them go, and an
+//! access finds nothing there.
+
+use crate::memory::{Memory, PAGE};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// The reservations of one machine's RAM: address and size.
+#[derive(Default)]
+pub struct Aliases(Mutex<Vec<(u64, usize)>>);
+
+impl Aliases {
+    fn all(&self) -> MutexGuard<'_, Vec<(u64, usize)>> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Nothing is shown any more.
+    pub fn revoke(&self) -> std::io::Result<()> {
+        for &(start, bytes) in self.all().iter() {
+            empty(start, bytes, libc::MAP_FIXED)?;
+        }
+        Ok(())
+    }
+}
+
+/// Host addresses where nothing is; 0 for `start` lets the kernel choose.
+fn empty(start: u64, bytes: usize, fixed: i32) -> std::io::Result<u64> {
+    let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | fixed;
+    let at = start as *mut libc::c_void;
+    // SAFETY: an address of the kernel's choice, or inside a reservation of ours.
+    let p = unsafe { libc::mmap(at, bytes, libc::PROT_NONE, kind, -1, 0) };
+    if p == libc::MAP_FAILED {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(p as u64)
+}
+
+/// Host addresses kept free; given back when dropped.
+pub struct Reservation {
+    start: u64,
+    bytes: usize,
+    memory: Arc<Memory>,
+}
+
+impl Reservation {
+    pub fn new(memory: &Arc<Memory>, bytes: usize) -> std::io::Result<Reservation> {
+        let start = empty(0, bytes, 0)?;
+        memory.aliases().all().push((start, bytes));
+        Ok(Reservation {
+            start,
+            bytes,
+            memory: memory.clone(),
+        })
+    }
+
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    fn holds(&self, at: u64, bytes: u64) -> bool {
+        at >= self.start
+            && bytes <= self.bytes as u64
+            && at - self.start <= self.bytes as u64 - bytes
+    }
+
+    /// Shows pages of RAM (host address in RAM's own mapping) at an address of the reservation.  False:
+    /// it can't be.
+    pub fn show(&self, at: u64, host: u64, bytes: u64, writable: bool) -> bool {
+        if !self.holds(at, bytes) {
+            return false;
+        }
+        self.memory.with_shared_file(host, bytes, |file, offset| {
+            show(at, bytes, writable, file, offset)
+        })
+    }
+
+    /// Changes what may be done with a page.
+    pub fn protect(&self, at: u64, protection: i32) {
+        if self.holds(at, PAGE) {
+            // SAFETY: a page of our own reservation.
+            unsafe { libc::mprotect(at as *mut libc::c_void, PAGE as usize, protection) };
+        }
+    }
+}
+
+fn show(at: u64, bytes: u64, writable: bool, file: BorrowedFd, offset: u64) -> bool {
+    let protection = libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 };
+    let kind = libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_POPULATE;
+    let (at, offset) = (at as *mut libc::c_void, offset as libc::off_t);
+    // SAFETY: inside a reservation, as the caller has checked.
+    let p = unsafe {
+        libc::mmap(
+            at,
+            bytes as usize,
+            protection,
+            kind,
+            file.as_raw_fd(),
+            offset,
+        )
+    };
+    p != libc::MAP_FAILED
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let mut all = self.memory.aliases().all();
+        all.retain(|&(start, _)| start != self.start);
+        // SAFETY: our own mapping, which nobody finds any more.
+        unsafe { libc::munmap(self.start as *mut libc::c_void, self.bytes) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(at: u64) -> u8 {
+        // SAFETY: the test shows a page there.
+        unsafe { (at as *const u8).read_volatile() }
+    }
+
+    #[test]
+    fn a_page_is_one_in_both_places_until_ram_is_frozen() {
+        let memory = Arc::new(Memory::new(1 << 20, 1 << 20).unwrap());
+        memory.write(0x5000, b"R", |_| false);
+        let reservation = Reservation::new(&memory, 1 << 20).unwrap();
+        let (at, host) = (reservation.start() + 0x3000, memory.ram_at(0x5000) as u64);
+        assert!(reservation.show(at, host, PAGE, false));
+        assert_eq!(read(at), b'R');
+        memory.write(0x5000, b"3", |_| false);
+        assert_eq!(read(at), b'3');
+        memory.freeze().unwrap();
+        assert!(
+            !reservation.show(at, host, PAGE, false),
+            "it is no shared file any more"
+        );
+    }
+
+    #[test]
+    fn nothing_is_shown_outside() {
+        let memory = Arc::new(Memory::new(1 << 20, 1 << 20).unwrap());
+        let reservation = Reservation::new(&memory, 1 << 20).unwrap();
+        let host = memory.ram_at(0) as u64;
+        assert!(!reservation.show(reservation.start() + (1 << 20), host, PAGE, false));
+        assert!(!reservation.show(reservation.start() - PAGE, host, PAGE, false));
+        assert!(
+            !reservation.show(reservation.start(), host, 2 << 20, false),
+            "more than there is"
+        );
+    }
+}
