@@ -28,6 +28,7 @@ lint:
 soak:
 	@scripts/setup test guests
 	RING3_KILLS=$(KILLS) .venv/bin/pytest -q $(PYTEST_FLAGS) -k killed
+	RING3_FUZZ=20000 .venv/bin/pytest -q $(PYTEST_FLAGS) tests/disk/test_hostile_images.py
 	RING3_SOAK=1 .venv/bin/pytest -q tests/guests/test_boot_media.py
 
 bench:

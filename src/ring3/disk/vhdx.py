@@ -41,12 +41,16 @@ def crc_table() -> list[int]:
 CRC = crc_table()
 
 
-def intact(data: bytes) -> bool:
-    """Whether the CRC-32C in bytes 4 to 7 is that of the rest."""
+def checksum(data: bytes) -> int:
+    """CRC-32C of all but bytes 4 to 7, where it stands."""
     crc = 0xFFFF_FFFF
     for byte in data[:4] + bytes(4) + data[8:]:
         crc = CRC[(crc ^ byte) & 0xFF] ^ crc >> 8
-    return crc ^ 0xFFFF_FFFF == int.from_bytes(data[4:8], "little")
+    return crc ^ 0xFFFF_FFFF
+
+
+def intact(data: bytes) -> bool:
+    return checksum(data) == int.from_bytes(data[4:8], "little")
 
 
 class Vhdx(BlockImage):

@@ -9,8 +9,11 @@ from array import array
 from dataclasses import dataclass
 
 from ring3.disk.qcow2.image import COMPRESSED, OFFSET, Qcow2
+from ring3.disk.qcow2.refcount import OFFSET_MASK
 from ring3.disk.qcow2.table import Table, read_table
 from ring3.errors import ImageError
+
+CLUSTERS_MAX = 1 << 28                  # 1 GiB of counts
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,9 @@ class Check:
 def references(image: Qcow2) -> "array[int]":
     """How often each cluster of the file is referred to, refcount structures left out."""
     header, size = image.header, image.header.cluster_bytes
-    counts = array("Q", bytes(8 * image.refcounts.end))
+    if image.refcounts.end > CLUSTERS_MAX:
+        raise ImageError(f"has {image.refcounts.end} clusters, too many to be counted: convert it")
+    counts = array("I", bytes(4 * image.refcounts.end))
 
     def use(offset: int, length: int) -> None:
         last = -(-(offset + length) // size)
@@ -32,9 +37,13 @@ def references(image: Qcow2) -> "array[int]":
             counts[cluster] += 1
 
     def use_tables(l1: Table) -> None:
+        seen = set()                    # or a small image could keep this busy for days
         for entry in l1:
             offset = entry & OFFSET
+            if offset in seen:
+                raise ImageError(f"is damaged: two L1 entries lead to the L2 table at byte {offset}")
             if offset:
+                seen.add(offset)
                 use(offset, size)
                 for cluster in read_table(image.file, offset, size // 8):
                     use_cluster(cluster)
@@ -63,10 +72,17 @@ def check(image: Qcow2) -> Check:
     for cluster in range(table_first, table_first + image.header.refcount_table_clusters):
         counts[cluster] += 1
     for entry in refcounts.table:
-        if entry:
-            counts[entry // size] += 1
-    pairs = [(refcounts.get(cluster), used) for cluster, used in enumerate(counts)]
-    return Check(sum(stored > used for stored, used in pairs), sum(stored < used for stored, used in pairs))
+        cluster = (entry & OFFSET_MASK) // size
+        if cluster >= len(counts):
+            raise ImageError("is damaged: a refcount block lies behind the file's end")
+        if cluster:
+            counts[cluster] += 1
+    leaks = errors = 0
+    for cluster, used in enumerate(counts):
+        stored = refcounts.get(cluster)
+        leaks += stored > used
+        errors += stored < used
+    return Check(leaks, errors)
 
 
 def rebuild(image: Qcow2) -> None:

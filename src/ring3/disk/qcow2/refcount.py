@@ -20,6 +20,7 @@ from ring3.disk.qcow2.table import damaged, read_table, table_bytes, table_from
 OFFSET_MASK = ~0x1FF
 BLOCKS_CACHED = 256
 ALIGNED_MAX, RUN = 16, 64               # clusters
+BEHIND_MAX = 1 << 18                    # clusters that a crash may have left counted behind the end
 
 
 class Refcounts:
@@ -179,9 +180,11 @@ class Refcounts:
 
     def _take_end(self, count: int, align: int = 1) -> int:
         """Behind the file, and behind what is counted there: a crash may have left that."""
-        first = -(-self.end // align) * align
+        start = first = -(-self.end // align) * align
         while not self._are_free(first, count):
             first += align
+            if first - start > BEHIND_MAX:
+                raise damaged("its refcounts go far beyond its end")
         if self._search == self.end:    # so nothing is to be found up to the new end
             self._search = first + count
         self.end = first + count
