@@ -39,8 +39,11 @@ from ring3.char import CharBackend, open_backend
 from ring3.char.memory import MemoryBackend
 from ring3.char.printer import open_printer
 from ring3.char.tap import Tap
+from ring3.checkpoint import listing
 from ring3.checkpoint import machine as checkpoint
+from ring3.checkpoint.family import Basis
 from ring3.checkpoint.format import SUFFIX
+from ring3.checkpoint.listing import Listed
 from ring3.checkpoint.machine import Moment, Restorer, Saved, SavedFile
 from ring3.clock import HostClock
 from ring3.config import DisplayConfig, File, MachineConfig, configure, replace
@@ -127,6 +130,7 @@ class Machine:
         self.clock = HostClock(saved.contents.clock_ns if saved is not None else 0)
         self.clock.pause()
         self._tsc_at_stop: int | None = None        # the guest's, while it stands
+        self._basis: Basis | None = None            # what the next checkpoint may rest on
         self.media: Media | None = None
         self.audio = Broadcast()        # for consoles: `vm.audio.listen(…)`
         self._audio_sink: AudioSink = NoAudio()
@@ -402,7 +406,8 @@ class Machine:
             with self._standing(), self.bus.lock:
                 now_ns, tsc = self.clock.now(), self._stopped_tsc()
                 capture = checkpoint.Capture(self._parts(), path, now_ns, tsc)
-            capture.write(picture=picture, compress=compress)
+            basis = self._basis if isinstance(where, str) else None
+            self._basis = capture.write(picture=picture, compress=compress, basis=basis)
         return path
 
     def restore(self, where: str | os.PathLike[str], *, clock: str = "keep") -> None:
@@ -434,6 +439,18 @@ class Machine:
                 config = away_from_terminal(config)
             options.setdefault("name", saved.contents.name)
             return cls(config, saved=saved, **options)
+
+    def list_checkpoints(self) -> list[Listed]:
+        """Of a machine with a directory for them, the oldest first; each knows its parent."""
+        return listing.checkpoints(self.checkpoints) if self.checkpoints is not None else []
+
+    def checkpoint_picture(self, where: str | os.PathLike[str]) -> bytes:
+        """The screen as it was, as PNG."""
+        return listing.picture(self._checkpoint_path(where))
+
+    def remove_checkpoint(self, where: str | os.PathLike[str]) -> None:
+        """Others that rest on it stay whole."""
+        checkpoint.remove(self._checkpoint_path(where), [disk.path for disk in self.config.disks])
 
     # --- copies ---
 
@@ -547,6 +564,7 @@ class Machine:
         self.mouse.reset()
         self.clock.set(saved.contents.clock_ns)
         self._tsc_at_stop = restorer.restore()
+        self._basis = saved.basis(self._vm.freeze()) if self.checkpoints is not None else None
         self.devices["generation_id"].renew()
         flash = self._pc.flash
         if flash is not None:           # what firmware keeps is what it was, in its file, too

@@ -27,9 +27,8 @@ def vm():
 
 
 def pack(vm, path, **options):
-    image = vm.freeze()
-    packed = Packed(memoryview(image), [(start, length) for start, length, *_ in image.extents])
-    write(path, {"extents": [packed.table], "pages": packed.pieces}, **options)
+    packed = Packed(vm.freeze())
+    write(path, packed.sections, **options)
     return sum(map(len, packed.pieces)) // PAGE
 
 

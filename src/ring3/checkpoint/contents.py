@@ -17,6 +17,13 @@ class Processor(msgspec.Struct):
     tsc_hz: int
 
 
+class Link(msgspec.Struct, array_like=True, frozen=True):
+    """Another checkpoint in the same directory."""
+
+    name: str                           # of its file
+    identity: bytes
+
+
 class Contents(msgspec.Struct):
     ring3: str                          # version that wrote it
     name: str                           # the machine's
@@ -33,3 +40,7 @@ class Contents(msgspec.Struct):
     media: list[Medium]
     rom: bytes | None                   # firmware, where the machine has one
     option_roms: dict[str, bytes]
+    # From version 2 of the format on:
+    identity: bytes = b""               # random; it keeps it when its file is written anew (family)
+    ancestors: list[Link] = []          # what the machine went on from, the newest first
+    sources: list[Link] = []            # the files that hold pages of it, besides its own

@@ -1,7 +1,8 @@
 """The checkpoint file: a header, then sections, each with its XXH3-128 (docs/checkpoint-format.md).
 
 1. A file that has its name is complete: it is written under another, synced, and renamed.
-2. A Reader that could be made has checked every byte; who gets one need not doubt it.
+2. A Reader that could be made has checked every byte; who gets one need not doubt it.  A file that this
+   process has checked or written before, and that nobody has touched since, counts as checked.
 3. What the file says of sizes is believed only as far as the file and RAM_MAX go.
 
 Sizes and offsets are in bytes, numbers little-endian, sections start at a page.
@@ -11,6 +12,7 @@ import contextlib
 import mmap
 import os
 import struct
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +37,12 @@ RAW, ZSTD = 0, 1
 ZSTD_LEVEL = 1
 CHUNK = 1 << 20
 
+KNOWN_MAX = 256
+TICK_NS = 100_000_000                   # longer than the host's file times stand still
+
 Buffer = bytes | bytearray | memoryview
+# Files that this process has checked or written, by device and inode: size, and times of data and status.
+_known: dict[tuple[int, int], tuple[int, int, int]] = {}
 
 
 class Section(NamedTuple):
@@ -60,12 +67,25 @@ def write(path: Path, sections: Mapping[str, list[Buffer]], *, compress: bool = 
                 _write(file, sections, compress)
                 file.flush()
                 os.fdatasync(file.fileno())
+                # Of its own: who writes to it later leaves a time of the kernel's coarse clock.
+                os.utime(file.fileno(), ns=(time.time_ns(), time.time_ns()))
             new.replace(path)
         finally:
             new.unlink(missing_ok=True)
         _sync_directory(path.parent)
+        _remember(path.stat())
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def _remember(status: os.stat_result) -> None:
+    if len(_known) >= KNOWN_MAX:
+        _known.clear()
+    _known[status.st_dev, status.st_ino] = _touched(status)
+
+
+def _touched(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def cannot_write(path: Path, error: OSError) -> HostError:
@@ -122,28 +142,44 @@ class Reader:
         """`only`: the one section that is checked, and may be used."""
         self.path = path
         try:
-            with path.open("rb") as file:
-                self.size_bytes = os.fstat(file.fileno()).st_size
-                if self.size_bytes < PAGE:
-                    raise self.damaged("it is too short")
-                self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+            self._file = path.open("rb")
         except FileNotFoundError as error:
             raise CheckpointError(f"{path}: there is no such checkpoint") from error
+        except OSError as error:
+            raise CheckpointError(f"{path}: {error.strerror}") from error
+        try:
+            self.status = os.fstat(self._file.fileno())
+            self.size_bytes = self.status.st_size
+            if self.size_bytes < PAGE:
+                raise self.damaged("it is too short")
+            self._map = mmap.mmap(self._file.fileno(), 0, prot=mmap.PROT_READ)
         except (OSError, ValueError) as error:
+            self._file.close()
             raise CheckpointError(f"{path}: {error}") from error
+        except BaseException:
+            self._file.close()
+            raise
         self._view = memoryview(self._map)
         try:
             self._sections = self._read_header()
+            self.names = frozenset(self._sections)
             if only is not None:
                 self._sections = {name: each for name, each in self._sections.items() if name == only}
-            for name, section in self._sections.items():
-                if xxhash.xxh3_128_digest(self._stored(section)) != section.digest:
-                    raise self.damaged(f"section {name} has another hash than when it was written")
-                if any(self._view[section.offset + section.stored : self._end_of(section)]):
-                    raise self.damaged(f"there is something behind section {name}")
+            key = (self.status.st_dev, self.status.st_ino)
+            if _known.get(key) != _touched(self.status):
+                self._check_sections()
+                if only is None and time.time_ns() - self.status.st_ctime_ns > TICK_NS:
+                    _remember(self.status)
         except BaseException:
             self.close()
             raise
+
+    def _check_sections(self) -> None:
+        for name, section in self._sections.items():
+            if xxhash.xxh3_128_digest(self._stored(section)) != section.digest:
+                raise self.damaged(f"section {name} has another hash than when it was written")
+            if any(self._view[section.offset + section.stored : self._end_of(section)]):
+                raise self.damaged(f"there is something behind section {name}")
 
     def _read_header(self) -> dict[str, Section]:
         header = self._view[: PAGE - HASH_BYTES]
@@ -152,6 +188,7 @@ class Reader:
             raise CheckpointError(f"{self.path}: this is no checkpoint of Ring3")
         if xxhash.xxh3_128_digest(header) != bytes(self._view[PAGE - HASH_BYTES : PAGE]):
             raise self.damaged("its header has another hash than when it was written")
+        self.version = version
         if not 1 <= version <= VERSION:
             raise CheckpointError(f"{self.path}: its format is version {version}; this Ring3 knows {VERSION}")
         if size != self.size_bytes:
@@ -164,7 +201,7 @@ class Reader:
         name, compression, _, *numbers, digest = SECTION.unpack_from(header, at)
         offset, stored, plain = numbers
         section = Section(compression, offset, stored, plain, digest)
-        inside = PAGE <= section.offset <= self.size_bytes - section.stored
+        inside = PAGE <= section.offset <= self.size_bytes - section.stored and not section.offset % PAGE
         known = compression in (RAW, ZSTD) and (compression == ZSTD or section.plain == section.stored)
         if not (inside and known and section.plain <= RAM_MAX):
             raise self.damaged("its header is impossible")
@@ -187,6 +224,11 @@ class Reader:
         if section.compression == RAW:
             return self._stored(section)
         return self._decompress(section)
+
+    def place(self, name: str) -> tuple[int, int] | None:
+        """Descriptor (good until `close`) and offset of a section that is stored as it is."""
+        section = self._sections[name]
+        return (self._file.fileno(), section.offset) if section.compression == RAW else None
 
     def _decompress(self, section: Section) -> memoryview:
         plain = bytearray(section.plain)
@@ -220,6 +262,7 @@ class Reader:
         return CheckpointError(f"{self.path}: the checkpoint is damaged: {why}")
 
     def close(self) -> None:
+        self._file.close()
         self._view.release()
         with contextlib.suppress(BufferError):      # a section is still in use: it goes with that
             self._map.close()

@@ -21,8 +21,9 @@ from typing import Any, Protocol
 import msgspec
 
 from ring3 import state
-from ring3.checkpoint import drives
+from ring3.checkpoint import drives, family
 from ring3.checkpoint.contents import Contents, Processor
+from ring3.checkpoint.family import Basis
 from ring3.checkpoint.format import Buffer, Reader, cannot_write, write
 from ring3.checkpoint.pages import Extents, Packed
 from ring3.config import MachineConfig, replace, toml
@@ -33,6 +34,7 @@ from ring3.disk.store import Store
 from ring3.errors import CheckpointError, ConfigError, HostError
 
 VERSION = version("ring3")
+IDENTITY_BYTES = 16
 LATER = {"generation_id"}              # chips that checkpoints lack from before there were any
 LINES = ("serial", "virtio_console", "parallel", "firmware_log")
 # CPUID leaves that a guest chooses its code by, and the bits of EAX … EDX that don't depend on its state.
@@ -92,6 +94,8 @@ class Saved(Protocol):
         ...
     def ram(self, size_bytes: int) -> Ram:
         """Checked: it fits into so much."""
+    def basis(self, image: Any) -> Basis | None:
+        """What the next checkpoint of a machine may rest on that goes on from here.  `image`: its RAM."""
 
 
 class Moment:
@@ -107,6 +111,9 @@ class Moment:
         self.extents = list(extents)
         self._files = files
         self._frozen = list(frozen)
+
+    def basis(self, image: Any) -> None:
+        """No file."""
 
     def ram(self, size_bytes: int) -> "Moment":
         return self                     # `adopt` checks
@@ -155,19 +162,23 @@ class Capture:
             raise HostError(f"the machine's memory cannot be frozen: {error.strerror}") from error
         self._frozen = parts.media.freeze(path)
 
-    def write(self, *, picture: bytes = b"", compress: bool = False) -> None:
-        """Writes the checkpoint; the caller doesn't hold the machine lock.  `picture`: the screen's, PNG."""
+    def write(
+        self, *, picture: bytes = b"", compress: bool = False, basis: Basis | None = None
+    ) -> Basis | None:
+        """Writes the checkpoint; the caller doesn't hold the machine lock.  `picture`: the screen's, PNG.
+
+        `basis`: what it may rest on.  Returns what the next one may.
+        """
         try:
             self._contents.media = self._media()
-            self._write(picture, compress)
+            with family.locked(self._path.parent):
+                return self._write(picture, compress, basis)
         except BaseException as error:
             for frozen in self._frozen.values():
                 frozen.drop()
             if isinstance(error, OSError):
                 raise cannot_write(self._path, error) from error
             raise
-        for frozen in self._frozen.values():
-            frozen.keep()
 
     def moment(self) -> Moment:
         """For copies, instead of `write`."""
@@ -189,14 +200,26 @@ class Capture:
             found.append(self._parts.media.settled(name, look))
         return found
 
-    def _write(self, picture: bytes, compress: bool) -> None:
-        image = self._image
-        packed = Packed(memoryview(image), [(start, length) for start, length, *_ in image.extents])
-        sections: dict[str, list[Buffer]] = {"machine": [msgspec.msgpack.encode(self._contents)]}
+    def _write(self, picture: bytes, compress: bool, basis: Basis | None) -> Basis:
+        path, contents, image = self._path, self._contents, self._image
+        contents.identity = os.urandom(IDENTITY_BYTES)
+        if basis is not None:
+            contents.ancestors = basis.ancestors_of(path)
+        if basis is not None and not compress and basis.serves(path):
+            contents.sources, inherited = basis.inherited()
+            packed = Packed(image, image.changed_since(basis.image), inherited)
+            contents.sources, packed.extents = family.in_use(contents.sources, packed.extents)
+        else:
+            packed = Packed(image, None)
+        sections: dict[str, list[Buffer]] = {"machine": [msgspec.msgpack.encode(contents)]}
         if picture:
             sections["picture"] = [picture]
-        sections |= {"extents": [packed.table], "pages": packed.pieces}
-        write(self._path, sections, compress=compress)
+        if path.exists():
+            family.free(path)
+        write(path, sections | packed.sections, compress=compress)
+        for frozen in self._frozen.values():
+            frozen.keep()
+        return Basis(path, contents, packed.extents, image, is_raw=not compress)
 
 
 def describe(parts: Parts, slots: Mapping[str, drives.Slot], clock_ns: int, tsc: int) -> Contents:
@@ -358,23 +381,35 @@ class SavedFile:
     """An open checkpoint, all of it checked."""
 
     def __init__(self, path: Path, clock: str = "keep") -> None:
-        self.reader = Reader(path)
         self.path = path
+        self.reader, self.contents, self._sources = family.read(path)
         try:
-            self.contents: Contents = self.reader.record("machine", Contents)
             self.elapsed_s = elapsed(self.contents, clock)
+            self._extents = Extents(self.reader, self._ram_bytes(), self._sources)
         except BaseException:
-            self.reader.close()
+            self.close()
             raise
 
+    def _ram_bytes(self) -> int:
+        return self.contents.memory_bytes + self.contents.video_bytes
+
     def ram(self, size_bytes: int) -> Extents:
-        return Extents(self.reader, size_bytes)
+        return self._extents            # the Restorer has compared the sizes
+
+    def basis(self, image: Any) -> Basis:
+        """What the next checkpoint of a machine may rest on that goes on from here.  `image`: its RAM."""
+        is_raw = self.reader.place("pages") is not None
+        return Basis(self.path, self.contents, self._extents.list, image, is_raw=is_raw)
+
+    def close(self) -> None:
+        for each in (self.reader, *self._sources):
+            each.close()
 
     def __enter__(self) -> "SavedFile":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.reader.close()
+        self.close()
 
 
 def listed(path: Path) -> Contents:
@@ -402,7 +437,7 @@ def slots(contents: Contents, now: Mapping[str, drives.Slot]) -> dict[str, drive
 
 
 def remove(path: Path, images: Iterable[Any] = ()) -> None:
-    """Removes a checkpoint, and what of disks nobody needs any more.
+    """Removes a checkpoint, and what of disks nobody needs any more; others that rest on it get its pages.
 
     `images`: of disks, in case that the checkpoint is too damaged to say.  Stopped anywhere, it can be done
     again.
@@ -412,9 +447,13 @@ def remove(path: Path, images: Iterable[Any] = ()) -> None:
         disks |= {each.drive: each.path for each in listed(path).media if each.layer is not None}
     stores = [Store(path.absolute().parent, name) for name in disks]
     stores += [store_of(real(image)) for image in disks.values()]
-    for store in stores:
-        store.doubt(path)
-    path.unlink()
+    if not path.exists():
+        raise CheckpointError(f"{path}: there is no such checkpoint")
+    with family.locked(path.absolute().parent):
+        family.free(path)
+        for store in stores:
+            store.doubt(path)
+        path.unlink()
     for store in stores:
         store.collect()
 

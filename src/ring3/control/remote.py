@@ -18,6 +18,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ring3.char.memory import TAIL, ExpectError
+from ring3.checkpoint import listing
+from ring3.checkpoint.listing import Listed
 from ring3.config import MachineConfig, toml
 from ring3.config.places import below
 from ring3.control import home
@@ -290,6 +292,18 @@ class RemoteMachine:
     def restore(self, tag: str, *, clock: str = "keep") -> None:
         """Goes back to a checkpoint of this machine, in its process."""
         self.client.call("machine.restore", within_s=CHECKPOINT_S, tag=tag, clock=clock)
+
+    def list_checkpoints(self) -> list[Listed]:
+        """The oldest first; each knows its parent."""
+        return listing.checkpoints(self.directory.checkpoints)
+
+    def checkpoint_picture(self, tag: str) -> bytes:
+        """The screen as it was, as PNG."""
+        return listing.picture(self.directory.checkpoint(tag))
+
+    def remove_checkpoint(self, tag: str) -> None:
+        """Others that rest on it stay whole."""
+        self.directory.remove_checkpoint(self.directory.checkpoint(tag))
 
     def fork(self, count: int = 1) -> "list[RemoteMachine]":
         """So many copies of it that run, each with a directory for one run and a process; it runs on."""
