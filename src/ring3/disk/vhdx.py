@@ -1,13 +1,13 @@
 """VHDX images (Hyper-V), read: Microsoft, "[MS-VHDX]: Virtual Hard Disk v2 File Format"; §: its sections.
 
-Numbers little endian.  Not modelled: differencing images, and the replay of a log that a crash has left: such
-an image is refused.
+Numbers little endian.  A log that a crash has left is replayed in memory.  Not modelled: differencing images.
 """
 
 import struct
 import uuid
 from array import array
 
+from ring3.disk import vhdx_log
 from ring3.disk.blocks import BlockImage, Place
 from ring3.disk.file import File
 from ring3.disk.image import SECTOR
@@ -15,6 +15,7 @@ from ring3.disk.qcow2.table import damaged
 from ring3.errors import ImageError
 
 MAGIC = b"vhdxfile"
+LOG_GUID_AT = 48
 HEADERS_AT, HEADER_BYTES = (64 << 10, 128 << 10), 4 << 10           # §2.2.2
 REGIONS_AT, REGIONS_BYTES = (192 << 10, 256 << 10), 64 << 10        # §2.2.3
 BAT = uuid.UUID("2DC27766-F623-4200-9D64-115E9BFD4A08").bytes_le
@@ -57,7 +58,7 @@ class Vhdx(BlockImage):
     FORMAT = "vhdx"
 
     def __init__(self, file: File) -> None:
-        self._check_log(file)
+        file = self._settled(file)
         regions = self._regions(file)
         if BAT not in regions or METADATA not in regions:
             raise ImageError("has a damaged region table")
@@ -82,15 +83,15 @@ class Vhdx(BlockImage):
             raise ImageError("has a damaged block table")
         self._table = array("Q", file.read(at, 8 * entries))
 
-    def _check_log(self, file: File) -> None:
-        """The newer of two headers holds (§2.2.2)."""
+    def _settled(self, file: File) -> File:
+        """With its log replayed; the newer of two headers holds (§2.2.2)."""
         found = [file.read(at, HEADER_BYTES) for at in HEADERS_AT]
         found = [each for each in found if each[:4] == b"head" and intact(each)]
         if not found:
             raise ImageError("has no whole header")
         header = max(found, key=lambda each: int.from_bytes(each[8:16], "little"))
-        if any(header[48:64]):          # log GUID
-            raise ImageError("was not closed cleanly: use its own program once, or qemu-img check")
+        guid = header[LOG_GUID_AT : LOG_GUID_AT + 16]
+        return vhdx_log.replay(file, header, guid, intact) if any(guid) else file
 
     def _regions(self, file: File) -> dict[bytes, tuple[int, int]]:
         for at in REGIONS_AT:
