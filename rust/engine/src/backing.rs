@@ -34,6 +34,8 @@ const HOLE_BYTES: u64 = 64 << 10;
 const GAP_BYTES: u64 = 2 * PAGE;
 /// Files may have this much that is of no use any more, besides as much as is of use.
 const SLACK_BYTES: u64 = 16 << 20;
+/// How many files the extents of a machine may be in.
+const FILES_MAX: usize = 64;
 /// Extents mapped by all machines of this process.
 static MAPPED: AtomicUsize = AtomicUsize::new(0);
 
@@ -504,7 +506,8 @@ fn sorted_out(mapping: &Mapping, own: Vec<Range<u64>>) -> (Vec<Range<u64>>, Vec<
     (zero, data)
 }
 
-/// What is of use in files of ours that are mostly of no use any more.
+/// What is of use in files of ours that are mostly of no use any more, or where there are too many
+/// files, in those with the least.
 fn in_wasteful_files(extents: &[Extent]) -> Vec<Range<u64>> {
     let mut files: HashMap<(u64, u64), (u64, u64)> = HashMap::new();
     for extent in extents {
@@ -512,13 +515,20 @@ fn in_wasteful_files(extents: &[Extent]) -> Vec<Range<u64>> {
         *held = extent.file.held_bytes;
         *used += extent.bytes;
     }
-    let (held, used) = files
-        .values()
-        .fold((0, 0), |all, f| (all.0 + f.0, all.1 + f.1.min(f.0)));
-    if held <= 2 * used + SLACK_BYTES {
-        return Vec::new();
-    }
-    let wasteful = |extent: &&Extent| files[&extent.file.id].0 > 2 * files[&extent.file.id].1;
+    let sum = |all: (u64, u64), file: &(u64, u64)| (all.0 + file.0, all.1 + file.1.min(file.0));
+    let (held, used) = files.values().fold((0, 0), sum);
+    let too_much = held > 2 * used + SLACK_BYTES;
+    let mut sizes: Vec<u64> = files.values().map(|(_, used)| *used).collect();
+    sizes.sort_unstable_by(|a, b| b.cmp(a));
+    let too_small = if sizes.len() > FILES_MAX {
+        sizes[FILES_MAX / 2]
+    } else {
+        0
+    };
+    let wasteful = |extent: &&Extent| {
+        let (held, used) = files[&extent.file.id];
+        (too_much && held > 2 * used) || used <= too_small
+    };
     extents.iter().filter(wasteful).map(Extent::range).collect()
 }
 
@@ -734,29 +744,41 @@ mod tests {
         assert!(copy.bytes() == expected && content(&again) == expected);
     }
 
+    fn files(image: &Image) -> usize {
+        let ids = image.extents.iter().map(|extent| extent.file.id);
+        ids.collect::<std::collections::HashSet<_>>().len()
+    }
+
     #[test]
-    fn files_without_use_are_let_go() {
+    fn files_that_are_mostly_of_no_use_are_let_go() {
         let mut ram = Ram::new();
         ram.bytes_mut().fill(1);
-        for round in 0..200u8 {
-            ram.fill(round as u64 % PAGES, round);
-            let mut image = ram.freeze();
-            // As if the files were larger than what may be wasted.
-            for extent in &mut image.extents {
-                let mut file = Frozen::new(extent.file.file.try_clone().unwrap(), true).unwrap();
-                file.held_bytes *= SLACK_BYTES / PAGE;
-                extent.file = Arc::new(file);
-            }
-            let files = |extents: &[Extent]| {
-                let ids: std::collections::HashSet<_> = extents.iter().map(|e| e.file.id).collect();
-                ids.len()
-            };
-            ram.backing.set(image.extents.clone());
-            assert!(files(&image.extents) <= PAGES as usize);
-        }
-        let before = ram.bytes().to_vec();
         let image = ram.freeze();
-        assert!(content(&image) == before);
+        // As if the file were larger than what may be wasted.
+        let mut file = Frozen::new(image.extents[0].file.file.try_clone().unwrap(), true).unwrap();
+        file.held_bytes = 2 * SLACK_BYTES;
+        let extent = Extent::new(0, BYTES, Arc::new(file), 0);
+        ram.backing.adopt(&ram.mapping, vec![extent]).unwrap();
+        ram.fill(0, 2);
+        let image = ram.freeze();
+        assert_eq!(files(&image), 1);
+        assert!(image.extents[0].file.held_bytes < SLACK_BYTES);
+        assert!(content(&image) == ram.bytes());
+    }
+
+    #[test]
+    fn there_are_never_many_files() {
+        let pages = 4 * FILES_MAX as u64;
+        let (mut backing, mapping) = Backing::new(pages * PAGE, pages * PAGE).unwrap();
+        for page in 0..pages {
+            // SAFETY: inside the mapping.
+            unsafe { &mut *part_of(&mapping, page * PAGE..(page + 1) * PAGE) }.fill(page as u8 | 1);
+            let image = backing.freeze(&mapping, pages * PAGE).unwrap();
+            assert!(files(&image) <= FILES_MAX + 1);
+        }
+        let image = backing.freeze(&mapping, pages * PAGE).unwrap();
+        // SAFETY: inside the mapping.
+        assert!(content(&image) == unsafe { &*part_of(&mapping, 0..pages * PAGE) });
     }
 
     #[test]

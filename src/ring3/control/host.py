@@ -149,6 +149,8 @@ class Saved(msgspec.Struct):
 
 def run(hosted: Hosted, build: Callable[[], Machine], tell: Tell) -> None:
     """One run of a machine in the background; `hosted` is entered, and left here."""
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    print(f"--- {started}: process {os.getpid()}", flush=True)
     with contextlib.ExitStack() as stack:
         stack.push(hosted)
         machine = build()
@@ -256,8 +258,6 @@ def main(path: str, fd: str, saved: str | None = None) -> int:
 
 def reported(body: Callable[[], None], tell: Tell) -> int:
     """The exit status of a process that does this; what goes wrong is told, and in its log."""
-    started = time.strftime("%Y-%m-%d %H:%M:%S")
-    print(f"--- {started}: process {os.getpid()}", flush=True)
     try:
         body()
     except VmError as error:

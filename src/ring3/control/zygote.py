@@ -11,6 +11,7 @@ import contextlib
 import gc
 import importlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -30,6 +31,7 @@ from ring3.errors import HostError, VmError
 from ring3.machine import Machine, config_of_copy
 
 DESCRIPTORS_MAX = 250                   # of one message (SCM_MAX_FD of Linux is 253)
+IDLE_S = 0.1                            # without an order
 AT_ONCE = 4                             # copies that are being started
 
 
@@ -126,27 +128,30 @@ class Zygote:
 
 
 def rehearse(rehearsal: Rehearsal) -> None:
-    for name in rehearsal.modules:
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
     with contextlib.suppress(VmError):              # it will be told of a copy that is wanted
         moment = Moment(rehearsal.contents, Path(rehearsal.path), [], None)
         config = config_of_copy(moment)
         toml.dumps(config)
         Machine(config, saved=moment).stop()
-    gc.collect()
-    gc.freeze()                                     # the copies share it
 
 
 def main(fd: str) -> int:
     orders = socket.socket(fileno=int(fd))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)       # nobody waits for the copies
-    rehearse(msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Rehearsal))
+    rehearsal = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Rehearsal)
+    for name in rehearsal.modules:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+    rehearse(rehearsal)
+    gc.collect()
+    gc.freeze()                         # the copies share it
     while True:
         read_end, write_end = os.pipe()
         if os.fork() == 0:
             os.close(read_end)
+            if not select.select([orders], [], [], IDLE_S)[0]:
+                rehearse(rehearsal)     # memory that it will write to becomes its own now, not then
             return become_copy(orders, write_end)
         os.close(write_end)
         with open(read_end, "rb") as taken:
