@@ -3,7 +3,7 @@
 
     bench/fork.py [--count N] [--memory SIZE]
 
-The guest is Debian's kernel with a shell on its serial console.  "Runs" is when the machine's process has heard
+The guest is Debian's kernel, a shell on its serial console.  "Runs" is when the machine's process has heard
 from the copy's, after its first instructions.  The memory of a copy is what its process has to itself.
 """
 
