@@ -30,9 +30,12 @@ FileId = tuple[int, int]                # device and inode
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
+    """What killed processes have left half written goes."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
+        for path in directory.glob(f".*{SUFFIX}.*.new"):
+            path.unlink(missing_ok=True)
         yield
     finally:
         os.close(fd)
