@@ -11,9 +11,9 @@ import pytest
 
 from ring3.config import DiskConfig
 from ring3.disk import device, open_image
-from ring3.disk.modes import open_disk
+from ring3.disk.modes import discard, keep, open_disk, undecided
 from ring3.disk.partition import partitions
-from ring3.errors import ConfigError
+from ring3.errors import ConfigError, HostError
 
 SIZE = 8 << 20
 START, SECTORS = 2048, 4096
@@ -174,7 +174,90 @@ def test_a_mounted_device_is_refused_unless_forced_in_words(tmp_path, loop):
         subprocess.run(["umount", place], check=True)
 
 
-def test_a_device_has_no_place_for_an_overlay(loop):
-    with pytest.raises(ConfigError, match="mode=nonpersistent"):
+# --- changes to be decided on ---
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("RING3_HOME", str(tmp_path / "home"))
+
+
+def changed(path, **options):
+    disk = open_disk(path, "undoable", **options)
+    disk.write((START + 8) * 512, b"\xa5" * 5000)
+    disk.close()
+
+
+def expected(disk):
+    data = bytearray(disk.read_bytes())
+    at = (START + 8) * 512
+    data[at : at + 5000] = b"\xa5" * 5000
+    return bytes(data)
+
+
+@pytest.mark.usefixtures("home")
+def test_changes_to_a_device_wait_apart_until_they_are_kept(loop, disk):
+    before, after = disk.read_bytes(), expected(disk)
+    changed(loop)
+    assert not os.path.exists(f"{loop}.undo")
+    with contextlib.closing(open_disk(loop, "undoable")) as shown:
+        assert shown.read(0, SIZE) == after
+    assert disk.read_bytes() == before
+    keep(loop)
+    with contextlib.closing(open_disk(loop, read_only=True)) as shown:
+        assert shown.read(0, SIZE) == after
+    assert undecided(loop) is None
+
+
+@pytest.mark.usefixtures("home")
+def test_changes_to_a_device_can_be_discarded(loop, disk):
+    before = disk.read_bytes()
+    changed(loop)
+    discard(loop)
+    with contextlib.closing(open_disk(loop, "undoable")) as shown:
+        assert shown.read(0, SIZE) == before
+    discard(loop)
+
+
+@pytest.mark.usefixtures("home")
+def test_changes_are_not_laid_over_another_device_of_that_name(loop, disk):
+    changed(loop)
+    image = open_disk(loop, read_only=True)
+    image.close()
+    with open(loop, "r+b") as file:
+        file.write(b"another disk")
+    for use in (lambda: open_disk(loop, "undoable"), lambda: keep(loop)):
+        with pytest.raises(ConfigError, match="changed under its undecided changes: ring3 disk discard"):
+            use()
+    discard(loop)
+    open_disk(loop, "undoable").close()
+
+
+@pytest.mark.usefixtures("home")
+def test_a_device_with_a_machine_that_undoes_cannot_be_taken_by_another(loop):
+    with contextlib.closing(open_disk(loop, "undoable")), pytest.raises(ConfigError, match="in use"):
         open_disk(loop, "undoable")
-    open_disk(loop, "nonpersistent").close()
+
+
+@pytest.mark.usefixtures("home")
+def test_a_device_that_is_written_cannot_be_frozen(loop, tmp_path):
+    with contextlib.closing(open_disk(loop, "undoable")) as shown:
+        shown.write(0, b"x")
+        with pytest.raises(HostError, match="mode=nonpersistent"):
+            shown.freeze(tmp_path / "a.ring3")
+
+
+def test_changes_to_a_partition_are_kept_on_the_disk_that_it_is_on(disk):
+    after = expected(disk)
+    changed(disk, partition=2)
+    keep(disk)
+    assert disk.read_bytes() == after
+
+
+def test_an_undoable_partition_protects_the_others(disk):
+    with contextlib.closing(open_disk(disk, "undoable", partition=2)) as shown:
+        with pytest.raises(OSError, match="outside of the partition"):
+            shown.write(0, b"x" * 512)
+        assert shown.size_bytes == (START + SECTORS) * 512
+        assert shown.read(512, 512) == bytes(512)
+    keep(disk)

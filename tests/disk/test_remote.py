@@ -476,7 +476,7 @@ def test_undoable_changes_of_another_version_are_refused(server):
     modes.open_disk(server.url(), "undoable").close()
     server.etag = '"two"'
     cache.clear()
-    with pytest.raises(ConfigError, match=r"changed on the server.*ring3 disk discard"):
+    with pytest.raises(ConfigError, match=r"changed under its undecided changes: ring3 disk discard"):
         modes.open_disk(server.url(), "undoable")
     modes.discard(server.url())
     modes.open_disk(server.url(), "undoable").close()

@@ -43,7 +43,7 @@ class Url:
     @property
     def key(self) -> str:
         """Names what is kept of it on this host."""
-        return xxhash.xxh3_128_hexdigest(self.text.encode("utf-8", "surrogateescape"))
+        return key_of(self)
 
     def join(self, name: str) -> "Url":
         """What a name in the image stands for."""
@@ -54,6 +54,10 @@ class Url:
 
 
 Place: TypeAlias = Path | Url
+
+
+def key_of(place: Place) -> str:
+    return xxhash.xxh3_128_hexdigest(os.fsencode(str(place)))
 
 
 def is_url(text: object) -> bool:

@@ -12,7 +12,8 @@
 3. `Layers.freeze` has all further writes go to a new overlay on top, for checkpoints.  It costs the same
    however large the disk is, and waits for nothing: the frozen images get to stable storage with the next
    `flush` or `settle`.
-4. A remote image is only read, so an overlay on one cannot be kept; it lies where ring3.disk.remote says.
+4. Overlays on remote images and on devices lie where ring3.disk.apart says.  Those on remote images cannot be
+   kept.
 5. An image that checkpoints need (ring3.disk.store) is not written to: persistent disks go on in FILE.undo.
 6. Names in an overlay that this module made are trusted; names in the image are not (ring3.disk.probe).
 """
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ring3.config.places import Place, Url, below, place_of
-from ring3.disk import device, qcow2
+from ring3.disk import apart, device, qcow2
 from ring3.disk.extents import Extent, own
 from ring3.disk.file import HostFile
 from ring3.disk.fresh import Fresh, sync_directory
@@ -35,7 +36,6 @@ from ring3.disk.partition import Partition
 from ring3.disk.probe import HEADER_BYTES, open_image
 from ring3.disk.qcow2 import alter, check
 from ring3.disk.qcow2.header import Incompatible, parse
-from ring3.disk.remote import overlay
 from ring3.disk.store import LAYER, Pin, Store
 from ring3.disk.transfer import Progress, copy_up, nothing
 from ring3.errors import ConfigError, HostError, ImageError
@@ -69,16 +69,16 @@ class Layers:
     def __init__(
         self, top: Image, path: Place, under: Place | None = None, *, scratch: Fresh | None = None,
         unnamed: Fresh | None = None, held: HostFile | None = None, replaces: bool = False,
-        cache: Cache = "writeback", only: str = "", guard: int | None = None,
+        cache: Cache = "writeback", only: str = "", guard: int | None = None, partition: int | None = None,
     ) -> None:
         """`path`: the image's.  `under`: the file behind `top`; None: `top` is the image.
 
         `scratch`: the nameless file that `top` is in.  `unnamed`: that as well, and `take_place` names it
         FILE.undo; `replaces`: there is one already; `held`: its lock.  `only`: what of the image is shown, if
-        not all.  `guard`: a descriptor that keeps others off, to be closed in the end.
+        not all.  `guard`: a descriptor that keeps others off, to be closed in the end.  `partition`: of what
+        is in the layers, the only one shown.
         """
         self.path = path
-        self.size_bytes = top.size_bytes
         self.read_only = top.read_only
         self._under = under
         self._scratch = scratch
@@ -88,18 +88,22 @@ class Layers:
         self._cache = cache
         self._only = only
         self._guard = guard
+        self._partition = partition
         self._unsettled: list[Any] = []         # frozen, and not all on stable storage
         self._set_top(top)
 
     def _set_top(self, top: Image) -> None:
         self.top: Any = top
-        self.read = top.read
-        self.read_now = top.read_now
-        self.write = top.write
-        self.discard = top.discard
+        shown = top if self._partition is None else Partition(top, self._partition)
+        self._shown = shown
+        self.size_bytes = shown.size_bytes
+        self.read = shown.read
+        self.read_now = shown.read_now
+        self.write = shown.write
+        self.discard = shown.discard
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
-        return own(self.top, offset, length)
+        return own(self._shown, offset, length)
 
     @property
     def backing(self) -> Image | None:
@@ -143,6 +147,8 @@ class Layers:
         """
         if self._only and self._scratch is None:
             raise HostError(f"{self.path} cannot be frozen: it shows only {self._only}")
+        if isinstance(self.path, Path) and self.path.is_block_device() and self.keeps:
+            raise HostError(f"{self.path} cannot be frozen: it is a device: give mode=nonpersistent")
         pins: list[Pin] = []
         try:
             layer = self._layer_for(checkpoint, drive)
@@ -321,8 +327,6 @@ def open_disk(
     `at`: a layer, or the image itself, that it goes on from as a checkpoint wants it; its changes take their
     place with `take_place`, and until then nothing is touched.  `instead_of`: the same disk, open already.
     """
-    if partition is not None and mode == "undoable":
-        raise ConfigError(f"{setting}: {path}: a partition is not undoable: give mode=nonpersistent")
     if read_only and mode != "persistent":
         raise ConfigError(f"{setting}: {path}: a disk that is only read has no mode: drop readonly or mode")
     if snapshot is not None and mode == "undoable":
@@ -338,13 +342,13 @@ def open_disk(
     only = f"its snapshot {snapshot}" if snapshot is not None else ""
     only = f"its partition {partition}" if partition is not None else only
     through_overlay = mode != "persistent" or undo.exists() or needed or at is not None
-    if partition is not None and (undo.exists() or needed):
+    if partition is not None and mode != "undoable" and (undo.exists() or needed):
         raise ConfigError(f"{setting}: {path} has undecided changes: ring3 disk commit or discard it first")
     base_read_only = read_only or through_overlay or snapshot is not None
     with contextlib.ExitStack() as opened:
         guard = None
         if isinstance(path, Path):
-            guard = device.claim(path, force, shared=base_read_only, setting=setting)
+            guard = device.claim(path, force, shared=base_read_only and mode != "undoable", setting=setting)
         if guard is not None:
             opened.callback(os.close, guard)
         base = open_image(
@@ -353,7 +357,8 @@ def open_disk(
         )
         opened.callback(base.close)
         if partition is not None:
-            base = _partition(base, partition, path, setting)
+            shown = _partition(base, partition, path, setting)
+            base = base if mode == "undoable" else shown        # changes are to the whole disk, to be kept
         if at is not None:
             layers = _open_at(at, path, base, opened, instead_of, mode=mode, cache=cache, only=only,
                               guard=guard, setting=setting)
@@ -376,7 +381,8 @@ def open_disk(
             under = path if top is base else undo
             top = new_overlay(top, under, scratch)
             cache = "unsafe"            # it ends with the process anyway
-        layers = Layers(top, path, under, scratch=scratch, cache=cache, only=only, guard=guard)
+        layers = Layers(top, path, under, scratch=scratch, cache=cache, only=only, guard=guard,
+                        partition=partition if mode == "undoable" else None)
         opened.pop_all()
         return layers
 
@@ -424,7 +430,9 @@ def _partition(image: Image, number: int, path: Place, setting: str) -> Partitio
 
 
 def undo_path(path: Place) -> Path:
-    return overlay.undo_path(path) if isinstance(path, Url) else path.with_name(f"{path.name}{UNDO}")
+    if isinstance(path, Url) or apart.needed(path):
+        return apart.undo_path(path)
+    return path.with_name(f"{path.name}{UNDO}")
 
 
 def keep_path(path: Place) -> Path:
@@ -448,19 +456,17 @@ def scratch_directory() -> Path:
 
 
 def check_pin(path: Place, base: Any, setting: str) -> None:
-    """An overlay on a remote image is of the version that the server has now."""
-    if isinstance(path, Url) and not overlay.fits(path, base.file.version):
+    """An overlay that lies apart is of the image as it is now."""
+    if apart.needed(path) and not apart.fits(path, apart.version_of(base.file)):
         remedy = f"ring3 disk discard {path}"
-        raise ConfigError(f"{setting}: {path} was changed on the server under its changes: {remedy}")
+        raise ConfigError(f"{setting}: {path} was changed under its undecided changes: {remedy}")
 
 
 def make_undo(path: Place, base: Any, setting: str) -> None:
     name = path.name
-    if isinstance(path, Url):
-        overlay.pin(path, base.file.version)
-        name = path.text
-    elif path.is_block_device():
-        raise ConfigError(f"{setting}: {path} is a device, with no place beside it: give mode=nonpersistent")
+    if apart.needed(path):
+        apart.pin(path, apart.version_of(base.file))
+        name = str(path)
     with Fresh(undo_path(path).parent) as fresh:
         os.write(fresh.fd, overlay_bytes(base, name))
         with contextlib.suppress(ConfigError):          # another process was faster: its lock decides
@@ -551,8 +557,8 @@ def discard(path: str | os.PathLike[str] | Url) -> None:
         sync_directory(undo.parent)
     finally:
         file.close()
-    if isinstance(image, Url):
-        overlay.forget(image)
+    if apart.needed(image):
+        apart.forget(image)
 
 
 def keep(
@@ -576,18 +582,24 @@ def keep(
     if not kept.exists():
         store_of(image).collect()
         _check_needs(path, store_of(image), force)
-    base = open_image(image, format=format, backing_anywhere=backing_anywhere)
-    changes = base
-    try:
+    with contextlib.ExitStack() as opened:
+        guard = device.claim(image)
+        if guard is not None:
+            opened.callback(os.close, guard)
+        base = open_image(image, format=format, backing_anywhere=backing_anywhere)
+        opened.callback(base.close)
+        if not kept.exists():
+            check_pin(image, base, "disk")
         changes = open_overlay(kept if kept.exists() else undo, image, base, read_only=False)
+        opened.callback(changes.close)
         if not kept.exists():
             undo.rename(kept)
             sync_directory(kept.parent)
         copy_up(changes, base, progress)
         kept.unlink()
         sync_directory(kept.parent)
-    finally:
-        changes.close()
+        if apart.needed(image):
+            apart.forget(image)
 
 
 def _check_needs(path: str | os.PathLike[str] | Url, store: Store, force: bool) -> None:
