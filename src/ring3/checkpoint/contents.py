@@ -8,7 +8,30 @@ from typing import Any
 
 import msgspec
 
-from ring3.checkpoint.drives import Medium
+
+class Stamp(msgspec.Struct, array_like=True):
+    """A file of the host, as it must stay."""
+
+    size_bytes: int
+    mtime_ns: int
+    device: int
+    inode: int
+
+
+class Medium(msgspec.Struct, omit_defaults=True):
+    """What is in a drive."""
+
+    drive: str
+    path: str
+    size_bytes: int
+    head_hash: bytes                    # XXH3-128 of the first MiB of what is only read
+    # From version 2 of the format on:
+    samples_hash: bytes = b""           # … and of samples of all of it
+    files: list[Stamp] = []
+    readonly: bool = True
+    layer: str | None = None            # name of the file in front of which it goes on; "": of the image
+    beside_image: bool = True           # where that is; else beside the checkpoint
+    data: bytes | None = None           # of a diskette that is written to
 
 
 class Processor(msgspec.Struct):

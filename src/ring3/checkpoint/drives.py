@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import xxhash
 
+from ring3.checkpoint.contents import Medium, Stamp
 from ring3.config import CdromConfig, DiskConfig, FloppyConfig, MachineConfig, replace
 from ring3.config.media import EMPTY
 from ring3.config.places import Place
@@ -27,31 +27,6 @@ HEAD_BYTES = 1 << 20                    # of an image that are hashed
 SAMPLES, SAMPLE_BYTES = 16, 64 << 10    # … and these, all over it
 IMAGE_ITSELF = ""
 SETTINGS = {"disk": "disks", "cdrom": "cdroms", "floppy": "floppies"}
-
-
-class Stamp(msgspec.Struct, array_like=True):
-    """A file of the host, as it must stay."""
-
-    size_bytes: int
-    mtime_ns: int
-    device: int
-    inode: int
-
-
-class Medium(msgspec.Struct, omit_defaults=True):
-    """What is in a drive."""
-
-    drive: str
-    path: str
-    size_bytes: int
-    head_hash: bytes                    # XXH3-128 of the first MiB of what is only read
-    # From version 2 of the format on:
-    samples_hash: bytes = b""           # … and of samples of all of it
-    files: list[Stamp] = []
-    readonly: bool = True
-    layer: str | None = None            # name of the file in front of which it goes on; "": of the image
-    beside_image: bool = True           # where that is; else beside the checkpoint
-    data: bytes | None = None           # of a diskette that is written to
 
 
 def check_slots(slots: Mapping[str, Slot]) -> None:

@@ -22,7 +22,7 @@ import msgspec
 
 from ring3 import state
 from ring3.checkpoint import drives, family
-from ring3.checkpoint.contents import Contents, Processor
+from ring3.checkpoint.contents import Contents, Medium, Processor
 from ring3.checkpoint.family import Basis
 from ring3.checkpoint.format import Buffer, Reader, cannot_write, write
 from ring3.checkpoint.pages import Extents, Packed
@@ -191,7 +191,7 @@ class Capture:
         image = self._image
         return Moment(self._contents, self._path, image.extents, image, self._frozen.values())
 
-    def _media(self) -> list[drives.Medium]:
+    def _media(self) -> list[Medium]:
         """With all that was frozen on stable storage."""
         found = []
         for name in self._parts.media.images():

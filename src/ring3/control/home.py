@@ -23,7 +23,6 @@ from pathlib import Path
 
 import msgspec
 
-from ring3.checkpoint import machine as checkpoint
 from ring3.checkpoint.format import SUFFIX
 from ring3.config import MachineConfig, text, toml
 from ring3.config.places import data_directory
@@ -139,6 +138,8 @@ class Directory:
 
     def remove_checkpoint(self, path: Path) -> None:
         """What other checkpoints need of its disks stays."""
+        from ring3.checkpoint import machine as checkpoint  # here: it costs more than most verbs
+
         images = [disk.path for disk in self.config().disks]
         with host_errors(path):
             checkpoint.remove(path, images)
