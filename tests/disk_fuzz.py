@@ -1,4 +1,4 @@
-"""Hostile images: DIRECTORY SEED COUNT.  A fuzz target of every image format's reader, and of qcow2's writer.
+"""Hostile images: DIRECTORY SEED COUNT [KIND…].  A fuzz target of all formats.
 
 Images of each format are changed where their structures are, checksums made right again, so that what is
 behind them is reached.  Whatever an image says, it is an error of ours (VmError, OSError) or it reads; all of
@@ -19,6 +19,7 @@ from pathlib import Path
 from ring3.disk import modes, open_image, tools, vhdx
 from ring3.disk.vhd import checksum
 from ring3.errors import VmError
+from vhdx_crashed import with_its_log
 
 SIZE = 4 << 20
 SECONDS = 20                            # for one image, on a machine that is busy
@@ -54,7 +55,17 @@ def seeds(directory: Path) -> dict[str, bytes]:
             subprocess.run(["qemu-img", "snapshot", "-c", "then", str(path)], check=True, timeout=60)
         found[name] = path.read_bytes()
         path.unlink()
+    found["vhdx crashed"] = crashed(directory / "crashed")
     return found
+
+
+def crashed(path: Path) -> bytes:
+    subprocess.run(["qemu-img", "create", "-q", "-f", "vhdx", str(path), str(SIZE)], check=True, timeout=60)
+    writes = ("-c", "write -P 1 0 1M", "-c", "write -P 2 2M 64k")
+    subprocess.run(["qemu-io", "-f", "vhdx", *writes, str(path)], check=True, timeout=60, capture_output=True)
+    data = with_its_log(path.read_bytes())
+    path.unlink()
+    return data
 
 
 def mutated(data: bytes, rng: random.Random) -> bytearray:
@@ -90,6 +101,16 @@ def mend(data: bytearray) -> None:
                                 (b"regi", vhdx.REGIONS_AT, vhdx.REGIONS_BYTES)):
         for at in places:
             if data[at : at + 4] == magic:
+                struct.pack_into("<I", data, at + 4, vhdx.checksum(bytes(data[at : at + size])))
+    if data.startswith(vhdx.MAGIC):
+        mend_log(data)
+
+
+def mend_log(data: bytearray) -> None:
+    for at in range(1 << 20, min(len(data), 2 << 20) - 4095, 4096):
+        if data[at : at + 4] == b"loge":
+            size = int.from_bytes(data[at + 8 : at + 12], "little")
+            if 64 <= size <= 64 << 10:
                 struct.pack_into("<I", data, at + 4, vhdx.checksum(bytes(data[at : at + size])))
 
 
@@ -134,9 +155,10 @@ def limited() -> None:
 def main(directory: Path, seed: int, count: int) -> None:
     images = seeds(directory)
     limited()
+    names = sys.argv[4:] or sorted(images)
     for number in range(count):
         rng = random.Random(seed * 1_000_003 + number)
-        name = rng.choice(sorted(images))
+        name = rng.choice(names)
         path = directory / f"hostile-{name.replace(' ', '-')}"
         path.write_bytes(mutated(images[name], rng))
         print(f"{number} {name}", flush=True)
