@@ -308,9 +308,12 @@ class Machine:
         lines += [(f"com{number}", tap) for number, tap in enumerate(self._taps, start=1)]
         lines += [(f"virtio_console{number}", each) for number, each in enumerate(self.virtio_consoles)]
         lines += [("debugcon", backend) for backend in self.firmware_log]
-        for name, backend in lines:
-            receive = self.bus.locked(self.devices[name].receive)
-            loop.call(backend.attach, loop.loop, receive)
+
+        def attach() -> None:
+            for name, backend in lines:
+                backend.attach(loop.loop, self.bus.locked(self.devices[name].receive))
+
+        loop.call(attach)               # at once: each call is a switch of threads
 
     def run(self) -> Result:
         """Starts it and waits for its end."""

@@ -58,13 +58,13 @@ class Client:
     def wait_for_end(self, timeout_s: float | None) -> bool:
         """Until its process lets go of the socket; False after the time."""
         try:
-            with self.directory.connect() as connection:
+            with self._take() as connection:    # one of before, if any: a machine that is ending takes no more
                 connection.settimeout(timeout_s)
                 while connection.recv(CHUNK):
                     pass
         except TimeoutError:
             return False
-        except OSError:
+        except (OSError, Gone):
             return True
         return True
 
