@@ -58,7 +58,7 @@ class Client:
     def wait_for_end(self, timeout_s: float | None) -> bool:
         """Until its process lets go of the socket; False after the time."""
         try:
-            with self._take() as connection:    # one of before, if any: a machine that is ending takes no more
+            with self._take() as connection:    # one of before, if any: who is ending takes no more
                 connection.settimeout(timeout_s)
                 while connection.recv(CHUNK):
                     pass
