@@ -186,6 +186,7 @@ class Media:
                     refused.append(f"{name}: {why(error)}")
         for directory, name in shared:
             Store(directory, name).collect()            # but for those that other machines use
+        for directory in {self.beside_layers.parent, *(each for each, _ in shared)}:
             with contextlib.suppress(OSError):
                 directory.rmdir()
         if refused:

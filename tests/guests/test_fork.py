@@ -48,10 +48,12 @@ def test_copies_of_a_copy_run_after_it_has_gone(own_home):
 
 
 @pytest.fixture
-def parent():
+def parent(tmp_path, monkeypatch):
+    monkeypatch.setenv("RING3_SCRATCH", str(tmp_path))
     with Machine(memory="16M") as vm:
         vm.serial[0].expect("Keys are echoed", timeout_s=60)
         yield vm
+    assert os.listdir(tmp_path) == []
 
 
 def test_copies_in_this_process_are_machines_like_any(parent):
