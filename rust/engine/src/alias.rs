@@ -66,14 +66,14 @@ impl Reservation {
             && at - self.start <= self.bytes as u64 - bytes
     }
 
-    /// Shows pages of RAM (host address in RAM's own mapping) at an address of the reservation.  False:
-    /// it can't be.
-    pub fn show(&self, at: u64, host: u64, bytes: u64, writable: bool) -> bool {
+    /// Shows pages of RAM (host address in RAM's own mapping) at an address of the reservation; `at_once`:
+    /// they are in use, so their first accesses needn't fault.  False: it can't be.
+    pub fn show(&self, at: u64, host: u64, bytes: u64, writable: bool, at_once: bool) -> bool {
         if !self.holds(at, bytes) {
             return false;
         }
         self.memory.with_shared_file(host, bytes, |file, offset| {
-            show(at, bytes, writable, file, offset)
+            show(at, bytes, writable, at_once, file, offset)
         })
     }
 
@@ -86,9 +86,10 @@ impl Reservation {
     }
 }
 
-fn show(at: u64, bytes: u64, writable: bool, file: BorrowedFd, offset: u64) -> bool {
+fn show(at: u64, bytes: u64, writable: bool, at_once: bool, file: BorrowedFd, offset: u64) -> bool {
     let protection = libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 };
-    let kind = libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_POPULATE;
+    let now = if at_once { libc::MAP_POPULATE } else { 0 };
+    let kind = libc::MAP_SHARED | libc::MAP_FIXED | now;
     let (at, offset) = (at as *mut libc::c_void, offset as libc::off_t);
     // SAFETY: inside a reservation, as the caller has checked.
     let p = unsafe {
@@ -128,13 +129,13 @@ mod tests {
         memory.write(0x5000, b"R", |_| false);
         let reservation = Reservation::new(&memory, 1 << 20).unwrap();
         let (at, host) = (reservation.start() + 0x3000, memory.ram_at(0x5000) as u64);
-        assert!(reservation.show(at, host, PAGE, false));
+        assert!(reservation.show(at, host, PAGE, false, false));
         assert_eq!(read(at), b'R');
         memory.write(0x5000, b"3", |_| false);
         assert_eq!(read(at), b'3');
         memory.freeze().unwrap();
         assert!(
-            !reservation.show(at, host, PAGE, false),
+            !reservation.show(at, host, PAGE, false, false),
             "it is no shared file any more"
         );
     }
@@ -144,10 +145,10 @@ mod tests {
         let memory = Arc::new(Memory::new(1 << 20, 1 << 20).unwrap());
         let reservation = Reservation::new(&memory, 1 << 20).unwrap();
         let host = memory.ram_at(0) as u64;
-        assert!(!reservation.show(reservation.start() + (1 << 20), host, PAGE, false));
-        assert!(!reservation.show(reservation.start() - PAGE, host, PAGE, false));
+        assert!(!reservation.show(reservation.start() + (1 << 20), host, PAGE, false, false));
+        assert!(!reservation.show(reservation.start() - PAGE, host, PAGE, false, false));
         assert!(
-            !reservation.show(reservation.start(), host, 2 << 20, false),
+            !reservation.show(reservation.start(), host, 2 << 20, false, false),
             "more than there is"
         );
     }

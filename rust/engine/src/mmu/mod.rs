@@ -114,13 +114,16 @@ impl Mmu {
         self.victim = (self.victim + 1) % WAYS;
     }
 
-    /// Numbers of the user pages cached of the current address space.
-    pub fn user_pages(&self) -> Vec<u64> {
+    /// Numbers of the pages cached now: those that users may access, or the global ones that they
+    /// may not.
+    pub fn pages_in_use(&self, user: bool) -> Vec<u64> {
         let current = |c: &&Cached| c.generation == self.space || c.generation == self.global;
+        let wanted = |c: &&Cached| match c.rights & (right::USER | right::GLOBAL) {
+            right::GLOBAL => !user,
+            rights => user && rights & right::USER != 0,
+        };
         let all = self.sets.iter().flatten().filter(current);
-        all.filter(|c| c.rights & right::USER != 0)
-            .map(|c| c.vpn)
-            .collect()
+        all.filter(wanted).map(|c| c.vpn).collect()
     }
 
     /// Drops everything, global pages too.

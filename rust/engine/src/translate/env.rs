@@ -99,8 +99,8 @@ pub struct Area {
     pub retry_target: u64,
     pub retry_r10: u64,
     pub retry_r11: u64,
-    /// By bits 47:32 of an address: what it takes to the host address in a window (`window`).
-    pub chunks: [u64; CHUNKS],
+    /// Per class, by bits 47:32 of an address: what it takes to the host address in a window (`window`).
+    pub chunks: [[u64; CHUNKS]; 2],
     /// Per class: identity of the page (`link::PageIds`) that code at a virtual page comes from.
     pub code_tlb: [[u32; CODE_TLB_ENTRIES]; 2],
     /// Per class: host address of the block that an indirect jump to RIP should try, if that doesn't

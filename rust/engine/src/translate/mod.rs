@@ -402,7 +402,11 @@ impl Vcpu {
         let mut mode = Mode::of(self.cpu);
         mode.bits |= self.jit.extra_mode;
         let wide = mode.bits & (bit::CODE32 | bit::CODE64) != 0;
-        if self.jit.windows.active() && self.suits_windows() && wide {
+        if wide
+            && self
+                .window_class()
+                .is_some_and(|c| self.jit.windows.active(c))
+        {
             mode.bits |= bit::WINDOW;
         }
         mode

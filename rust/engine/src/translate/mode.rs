@@ -32,7 +32,7 @@ pub mod bit {
     pub const DOWN: u32 = 1 << 21;
     /// CPL 1 or 2: supervisor to paging, but not to privileged instructions.
     pub const MIDDLE_RING: u32 = 1 << 24;
-    /// User code whose memory is in windows (`window`).
+    /// Code whose memory is in windows (`window`).
     pub const WINDOW: u32 = 1 << 25;
     /// For runs in lock step (`Jit::make_comparable`), not of the CPU: every flag counts as live.
     pub const ALL_FLAGS_LIVE: u32 = 1 << 22;

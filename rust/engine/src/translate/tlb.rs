@@ -122,7 +122,8 @@ impl Vcpu {
         }
         flush_code(self, KERNEL);
         flush_code(self, USER);
-        self.jit.windows.deactivate(area(self));
+        self.jit.windows.deactivate(KERNEL, area(self));
+        self.jit.windows.deactivate(USER, area(self));
         self.jit.fills.kernel_code_not_global = false;
     }
 
@@ -131,7 +132,7 @@ impl Vcpu {
         flush_log(self, USER);
         flush_log(self, KERNEL);
         flush_code(self, USER);
-        self.jit.windows.deactivate(area(self));
+        self.jit.windows.deactivate(USER, area(self));
         if std::mem::take(&mut self.jit.fills.kernel_code_not_global) {
             flush_code(self, KERNEL);
         }

@@ -1,11 +1,12 @@
-//! Windows: user code's memory at host addresses that the host's own paging checks.
+//! Windows: memory of code at host addresses that the host's own paging checks.
 //!
 //! Theory.  A *window* is 4 GiB of host addresses that stands for 4 GiB of linear addresses (a
 //! *chunk*): a page of it is a mapping of RAM's memfd where the guest's page tables and all that the
 //! inline TLB asks for allow the access, and nothing else.  Code in `bit::WINDOW` mode adds the chunk's
 //! addend to an address and accesses memory at once.  What isn't mapped raises a host fault, and
 //! `window_fault` maps it, or has the interpreter do the instruction.  A page costs microseconds, so
-//! only address spaces that stay in user code get windows (`sample`), as long as that pays.
+//! only code that keeps running gets windows (`sample_windows`), as long as that pays: user code of an
+//! address space, and the kernel, which has one space of its global pages whatever CR3 is.
 //!
 //! Confinement.  An address is a 32-bit offset in the window that GS is based on, or a 64-bit one plus
 //! the addend that `Area::chunks` has for bits 47:32 of its base register.  Around each window lie
@@ -13,10 +14,10 @@
 //! nothing is ever mapped; other addresses aren't canonical after the addition.
 //!
 //! Coherence.  A window's page is as good as an entry of the inline TLB: INVLPG takes it away, whatever
-//! drops more than a page puts the whole space aside (`deactivate`), and before it is used again all its
-//! pages are compared with the page tables (`revalidate`).
+//! drops more puts the whole space aside (`deactivate`), and before it is used again all its pages are
+//! compared with the page tables (`revalidate`).
 
-use super::env::Area;
+use super::env::{Area, KERNEL, USER};
 use super::fault::HostFault;
 use super::link::Map;
 use crate::alias::Reservation;
@@ -40,10 +41,12 @@ const MAX_WINDOWS: usize = 12;
 /// Mappings that a space may make before it is dropped: the host limits how many a process has.
 const MAX_MAPPINGS: u32 = 6144;
 /// Pages of a space at most: all are looked at when it is used again.
-const MAX_PAGES: usize = 1 << 16;
+const MAX_PAGES: usize = 1 << 17;
 /// Pages that one fault maps at most; it starts with fewer and doubles while faults go on upwards.
 const MIN_RUN: u64 = 16;
 const MAX_RUN: u64 = 256;
+/// The same inside of a large page, whose other pages may be ones that the guest has never used.
+const LARGE_RUN: u64 = 128;
 
 /// Mappings that are made before a space has faulted.
 const MAX_CACHED_RUNS: u32 = 512;
@@ -84,11 +87,14 @@ struct Mapped {
     /// Host address of the same page in RAM's own mapping.
     host: u64,
     writable: bool,
+    /// Part of a page larger than 4 KiB.
+    large: bool,
 }
 
 /// The windows of one address space.
 struct Space {
-    cr3: u64,
+    /// CR3, of user spaces.
+    key: u64,
     /// By chunk (bits 47:32 of its addresses).
     windows: Vec<(u16, Reservation)>,
     /// By linear page number.
@@ -131,18 +137,62 @@ fn chunk_start(chunk: u16) -> u64 {
     (chunk as i16 as i64 as u64) << 32
 }
 
-pub struct Windows {
-    pub policy: Policy,
-    void: Option<Reservation>,
+/// The spaces of one privilege class.
+#[derive(Default)]
+struct Domain {
     /// The one used last is the last.
     spaces: Vec<Space>,
     /// The last space's windows are those of `Area::chunks`.
     active: bool,
-    /// CR3 of the last sample, and how many samples in turn it had.
+    /// Key of the last sample, and how many samples in turn it had.
     candidate: (u64, u32),
     last_sample: u64,
-    /// Address spaces that go without: until when, for how long.
+    /// Spaces that go without: until when, for how long.
     bans: Vec<(u64, u64, u64)>,
+}
+
+impl Domain {
+    fn banned(&self, key: u64, now: u64) -> bool {
+        let mut bans = self.bans.iter();
+        bans.any(|&(of, until, _)| of == key && now < until)
+    }
+
+    /// Windows don't pay for this space now.
+    fn ban(&mut self, key: u64, now: u64) {
+        let old = self.bans.iter().position(|b| b.0 == key);
+        let ns = old.map_or(FIRST_BAN_NS, |at| self.bans.swap_remove(at).2 * 2);
+        if self.bans.len() >= 4 * MAX_SPACES {
+            self.bans.remove(0);
+        }
+        let ns = ns.min(MAX_BAN_NS);
+        self.bans.push((key, now + ticks(ns), ns));
+    }
+
+    /// Makes the space with this key the last one.
+    fn choose(&mut self, key: u64) {
+        let space = match self.spaces.iter().position(|s| s.key == key) {
+            Some(at) => self.spaces.remove(at),
+            None => Space {
+                key,
+                windows: Vec::new(),
+                pages: Map::default(),
+                mappings: 0,
+                credit: FIRST_CREDIT,
+                run: MIN_RUN,
+                next: 0,
+            },
+        };
+        if self.spaces.len() >= MAX_SPACES {
+            self.spaces.remove(0);
+        }
+        self.spaces.push(space);
+    }
+}
+
+pub struct Windows {
+    pub policy: Policy,
+    void: Option<Reservation>,
+    domains: [Domain; 2],
     /// `Memory::generation` that the pages are of.
     generation: u64,
 }
@@ -152,21 +202,18 @@ impl Windows {
         Windows {
             policy: if bmi2 { Policy::Busy } else { Policy::Never },
             void: None,
-            spaces: Vec::new(),
-            active: false,
-            candidate: (0, 0),
-            last_sample: 0,
-            bans: Vec::new(),
+            domains: Default::default(),
             generation: 0,
         }
     }
 
-    pub fn active(&self) -> bool {
-        self.active
+    pub fn active(&self, class: usize) -> bool {
+        self.domains[class].active
     }
 
-    fn space(&mut self) -> Option<&mut Space> {
-        self.active.then(|| self.spaces.last_mut()).flatten()
+    fn space(&mut self, class: usize) -> Option<&mut Space> {
+        let domain = &mut self.domains[class];
+        domain.active.then(|| domain.spaces.last_mut()).flatten()
     }
 
     /// The addend of a chunk without a window.
@@ -175,60 +222,68 @@ impl Windows {
         void.wrapping_sub(chunk_start(chunk))
     }
 
-    /// Puts the windows aside.  Allocates and frees nothing: vector registers may be the guest's.
-    pub fn deactivate(&mut self, area: &mut Area) {
-        if !std::mem::take(&mut self.active) {
+    /// Puts the windows of a class aside.  Allocates and frees nothing: vector registers may be the
+    /// guest's.
+    pub fn deactivate(&mut self, class: usize, area: &mut Area) {
+        if !std::mem::take(&mut self.domains[class].active) {
             return;
         }
-        for index in 0..self.spaces.last().map_or(0, |s| s.windows.len()) {
-            let chunk = self.spaces[self.spaces.len() - 1].windows[index].0;
-            area.chunks[chunk as usize] = self.absent(chunk);
+        if let Some(space) = self.domains[class].spaces.last() {
+            for &(chunk, _) in &space.windows {
+                area.chunks[class][chunk as usize] = self.absent(chunk);
+            }
         }
     }
 
     /// Takes a page away, as INVLPG does.  Allocates and frees nothing.
     pub fn invalidate(&mut self, linear: u64) {
-        if let Some(space) = self.space()
-            && space.pages.remove(&(linear >> 12)).is_some()
-        {
-            space.protect(linear >> 12, libc::PROT_NONE);
+        for class in [KERNEL, USER] {
+            if let Some(space) = self.space(class)
+                && space.pages.remove(&(linear >> 12)).is_some()
+            {
+                space.protect(linear >> 12, libc::PROT_NONE);
+            }
         }
     }
 
     /// Lets nobody write any more to pages whose host address `which` tells.
     pub fn forbid_writes(&mut self, which: impl Fn(u64) -> bool) {
-        let Some(space) = self.space() else { return };
-        let mut pages = std::mem::take(&mut space.pages);
-        for (&vpn, page) in pages.iter_mut().filter(|(_, p)| p.writable) {
-            if which(page.host) {
-                page.writable = false;
-                space.protect(vpn, libc::PROT_READ);
+        for class in [KERNEL, USER] {
+            let Some(space) = self.space(class) else {
+                continue;
+            };
+            let mut pages = std::mem::take(&mut space.pages);
+            for (&vpn, page) in pages.iter_mut().filter(|(_, p)| p.writable) {
+                if which(page.host) {
+                    page.writable = false;
+                    space.protect(vpn, libc::PROT_READ);
+                }
             }
+            space.pages = pages;
         }
-        space.pages = pages;
     }
 
-    fn banned(&self, cr3: u64, now: u64) -> bool {
-        self.bans
-            .iter()
-            .any(|&(of, until, _)| of == cr3 && now < until)
-    }
-
-    /// Windows don't pay for this address space now.
-    fn ban(&mut self, cr3: u64, now: u64) {
-        let old = self.bans.iter().position(|b| b.0 == cr3);
-        let ns = old.map_or(FIRST_BAN_NS, |at| self.bans.swap_remove(at).2 * 2);
-        if self.bans.len() >= 4 * MAX_SPACES {
-            self.bans.remove(0);
+    /// Forgets all that was mapped.
+    fn clear(&mut self) {
+        for domain in &mut self.domains {
+            domain.spaces.clear();
+            domain.active = false;
         }
-        let ns = ns.min(MAX_BAN_NS);
-        self.bans.push((cr3, now + ticks(ns), ns));
     }
 }
 
 /// Nanoseconds in ticks of the host's TSC.
 fn ticks(ns: u64) -> u64 {
     (ns as u128 * tsc_hz() as u128 / 1_000_000_000) as u64
+}
+
+fn access(class: usize, write: bool) -> Access {
+    let user = class == USER;
+    if write {
+        Access::write(user)
+    } else {
+        Access::read(user)
+    }
 }
 
 /// What became of a window's missing page.
@@ -245,7 +300,8 @@ impl Vcpu {
     pub fn set_windows(&mut self, policy: Policy) {
         let area = self.area_mut();
         let windows = &mut self.jit.windows;
-        windows.deactivate(area);
+        windows.deactivate(KERNEL, area);
+        windows.deactivate(USER, area);
         windows.policy = if self.jit.bmi2 { policy } else { Policy::Never };
     }
 
@@ -254,54 +310,73 @@ impl Vcpu {
         unsafe { &mut *self.env.area() }
     }
 
-    fn cr3_key(&self) -> u64 {
-        self.cpu.cr3 & !0xFFF
+    /// The class that the current code could use windows of.
+    pub(super) fn window_class(&self) -> Option<usize> {
+        let possible = self.cpu.cr0 & cr0::PG != 0 && !self.cpu.v86();
+        match self.cpu.cpl {
+            0 if possible => Some(KERNEL),
+            3 if possible => Some(USER),
+            _ => None,
+        }
     }
 
-    /// Whether the current code could use windows.
-    pub(super) fn suits_windows(&self) -> bool {
-        self.cpu.cpl == 3 && self.cpu.cr0 & cr0::PG != 0 && !self.cpu.v86()
+    fn window_key(&self, class: usize) -> u64 {
+        match class {
+            KERNEL => 0,
+            _ => self.cpu.cr3 & !0xFFF,
+        }
     }
 
-    /// Translated user code was left because of attention: does its address space stay in user code?
+    /// Translated code was left because of attention: is it the same code again and again?
     pub(super) fn sample_windows(&mut self) {
-        if self.jit.windows.policy != Policy::Busy || !self.suits_windows() {
+        let Some(class) = self.window_class() else {
+            return;
+        };
+        if self.jit.windows.policy != Policy::Busy {
             return;
         }
-        let (now, cr3) = (host_tsc(), self.cr3_key());
-        let windows = &mut self.jit.windows;
-        if now.wrapping_sub(windows.last_sample) < ticks(SAMPLE_NS) {
+        let (now, key) = (host_tsc(), self.window_key(class));
+        let domain = &mut self.jit.windows.domains[class];
+        if now.wrapping_sub(domain.last_sample) < ticks(SAMPLE_NS) {
             return;
         }
-        windows.last_sample = now;
-        if let Some(space) = windows.space() {
-            space.credit = (space.credit + SAMPLE_CREDIT).min(MAX_CREDIT);
+        domain.last_sample = now;
+        if domain.active {
+            if let Some(space) = domain.spaces.last_mut() {
+                space.credit = (space.credit + SAMPLE_CREDIT).min(MAX_CREDIT);
+            }
             return;
         }
-        let (candidate, count) = windows.candidate;
-        let count = if candidate == cr3 { count + 1 } else { 1 };
-        windows.candidate = (cr3, count);
-        if count >= SAMPLES && !windows.banned(cr3, now) {
-            self.activate_windows();
+        let (candidate, count) = domain.candidate;
+        let count = if candidate == key { count + 1 } else { 1 };
+        domain.candidate = (key, count);
+        if count >= SAMPLES && !domain.banned(key, now) {
+            self.activate_windows(class);
         }
     }
 
-    /// Under `Policy::Always`: windows for whatever user code is about to run.
+    /// Under `Policy::Always`: windows for whatever code is about to run.
     pub(super) fn force_windows(&mut self) {
-        let windows = &self.jit.windows;
-        if windows.policy == Policy::Always && !windows.active && self.suits_windows() {
-            self.activate_windows();
+        if self.jit.windows.policy != Policy::Always {
+            return;
+        }
+        if let Some(class) = self.window_class()
+            && !self.jit.windows.active(class)
+        {
+            self.activate_windows(class);
         }
     }
 
-    /// Gives the current address space its windows.
-    fn activate_windows(&mut self) {
+    /// Gives the current code its windows.
+    fn activate_windows(&mut self, class: usize) {
         let area = self.area_mut();
-        let (cr3, generation) = (self.cr3_key(), self.vm.memory.generation());
+        let (key, generation) = (self.window_key(class), self.vm.memory.generation());
         let possible = self.vm.memory.has_aliases();
         let windows = &mut self.jit.windows;
         if windows.generation != generation || !possible {
-            windows.spaces.clear();
+            windows.deactivate(KERNEL, area);
+            windows.deactivate(USER, area);
+            windows.clear();
             windows.generation = generation;
         }
         if !possible {
@@ -310,60 +385,44 @@ impl Vcpu {
         if windows.void.is_none() {
             windows.void = Reservation::new(&self.vm.memory, RESERVED).ok();
             for chunk in 0..=u16::MAX {
-                area.chunks[chunk as usize] = windows.absent(chunk);
+                let absent = windows.absent(chunk);
+                area.chunks[KERNEL][chunk as usize] = absent;
+                area.chunks[USER][chunk as usize] = absent;
             }
         }
         if windows.void.is_none() {
             windows.policy = Policy::Never;
             return;
         }
-        match windows.spaces.iter().position(|s| s.cr3 == cr3) {
-            Some(at) => {
-                let space = windows.spaces.remove(at);
-                windows.spaces.push(space);
-            }
-            None => {
-                if windows.spaces.len() >= MAX_SPACES {
-                    windows.spaces.remove(0);
-                }
-                windows.spaces.push(Space {
-                    cr3,
-                    windows: Vec::new(),
-                    pages: Map::default(),
-                    mappings: 0,
-                    credit: FIRST_CREDIT,
-                    run: MIN_RUN,
-                    next: 0,
-                });
-            }
-        }
-        windows.active = true;
-        self.revalidate();
-        let windows = &self.jit.windows;
-        let Some(space) = windows.spaces.last() else {
+        let domain = &mut windows.domains[class];
+        domain.choose(key);
+        domain.active = true;
+        self.revalidate(class);
+        let domain = &self.jit.windows.domains[class];
+        let Some(space) = domain.spaces.last() else {
             return;
         };
         for (chunk, window) in &space.windows {
-            area.chunks[*chunk as usize] = base(window).wrapping_sub(chunk_start(*chunk));
+            area.chunks[class][*chunk as usize] = base(window).wrapping_sub(chunk_start(*chunk));
         }
         // Code of 32 bits has no other.
-        if !self.add_window(0) || self.map_cached().is_none() {
-            self.drop_windows();
+        if !self.add_window(class, 0) || self.map_cached(class).is_none() {
+            self.drop_windows(class);
         }
     }
 
     /// Maps pages that the address space has used of late.
-    fn map_cached(&mut self) -> Option<()> {
-        let mut used = self.mmu.user_pages();
+    fn map_cached(&mut self, class: usize) -> Option<()> {
+        let mut used = self.mmu.pages_in_use(class == USER);
         used.sort_unstable();
         let mut runs = 0;
         for vpn in used {
-            let known = self.jit.windows.space()?.pages.contains_key(&vpn);
-            if known || runs >= MAX_CACHED_RUNS || !self.add_window(chunk_of(vpn << 12)) {
+            let known = self.jit.windows.space(class)?.pages.contains_key(&vpn);
+            if known || runs >= MAX_CACHED_RUNS || !self.add_window(class, chunk_of(vpn << 12)) {
                 continue;
             }
-            if let Some(page) = self.mappable(vpn, false) {
-                self.map_run(vpn, page)?;
+            if let Some(page) = self.mappable(class, vpn, false) {
+                self.map_run(class, vpn, page)?;
                 runs += 1;
             }
         }
@@ -371,33 +430,32 @@ impl Vcpu {
     }
 
     /// Takes the pages away that the page tables don't have any more as they were.
-    fn revalidate(&mut self) {
-        let Some(space) = self.jit.windows.space() else {
+    fn revalidate(&mut self, class: usize) {
+        let Some(space) = self.jit.windows.space(class) else {
             return;
         };
         let mut pages = std::mem::take(&mut space.pages);
         pages.retain(|&vpn, page| {
-            let now = self.mappable(vpn, false);
+            let now = self.mappable(class, vpn, false);
             let good =
                 now.is_some_and(|now| now.host == page.host && (now.writable || !page.writable));
-            if !good && let Some(space) = self.jit.windows.space() {
+            if !good && let Some(space) = self.jit.windows.space(class) {
                 space.protect(vpn, libc::PROT_NONE);
             }
             good
         });
-        if let Some(space) = self.jit.windows.space() {
+        if let Some(space) = self.jit.windows.space(class) {
             space.pages = pages;
         }
     }
 
     /// How a page may be in a window; None: not at all, or not for this access.
-    fn mappable(&mut self, vpn: u64, write: bool) -> Option<Mapped> {
-        let access = if write {
-            Access::write(true)
-        } else {
-            Access::read(true)
-        };
-        let page = self.translate(vpn << 12, access).ok()?;
+    fn mappable(&mut self, class: usize, vpn: u64, write: bool) -> Option<Mapped> {
+        let page = self.translate(vpn << 12, access(class, write)).ok()?;
+        let global = page.rights & (right::GLOBAL | right::USER) == right::GLOBAL;
+        if class == KERNEL && !global {
+            return None;
+        }
         let memory = &self.vm.memory;
         let offset = memory.ram_offset(page.page)?;
         if page.rights & (physical::IO | physical::ROM) != 0 || offset >= memory.ram_bytes() {
@@ -412,13 +470,14 @@ impl Vcpu {
         (writable || !write).then_some(Mapped {
             host: page.host as u64,
             writable,
+            large: page.rights & right::LARGE != 0,
         })
     }
 
     /// Makes a window for a chunk of the active space.
-    fn add_window(&mut self, chunk: u16) -> bool {
+    fn add_window(&mut self, class: usize, chunk: u16) -> bool {
         let area = self.area_mut();
-        let Some(space) = self.jit.windows.space() else {
+        let Some(space) = self.jit.windows.space(class) else {
             return false;
         };
         if space.window(chunk).is_some() {
@@ -429,18 +488,19 @@ impl Vcpu {
         let Some(window) = room.then(reserve).flatten() else {
             return false;
         };
-        area.chunks[chunk as usize] = base(&window).wrapping_sub(chunk_start(chunk));
+        area.chunks[class][chunk as usize] = base(&window).wrapping_sub(chunk_start(chunk));
         space.windows.push((chunk, window));
         true
     }
 
     /// Forgets the active space, and leaves it without windows for a while.
-    fn drop_windows(&mut self) {
+    fn drop_windows(&mut self, class: usize) {
         let area = self.area_mut();
         let windows = &mut self.jit.windows;
-        windows.deactivate(area);
-        if let Some(space) = windows.spaces.pop() {
-            windows.ban(space.cr3, host_tsc());
+        windows.deactivate(class, area);
+        let domain = &mut windows.domains[class];
+        if let Some(space) = domain.spaces.pop() {
+            domain.ban(space.key, host_tsc());
         }
     }
 
@@ -449,22 +509,23 @@ impl Vcpu {
     pub(super) fn window_fault(&mut self, site: u64) -> Option<u64> {
         let area = self.area_mut();
         let fault = std::mem::take(&mut area.fault);
-        let block = self.jit.table.block_at(site)?;
-        if !fault.is_page_fault() || self.must_attend() || !self.pay_for_fault() {
+        let (block, class) = (self.jit.table.block_at(site)?, self.window_class()?);
+        if !fault.is_page_fault() || self.must_attend() || !self.pay_for_fault(class) {
             return None;
         }
+        let mut known = false;
         // Addresses in the void may be either addend's.
-        for addend in self.addends(&fault) {
+        for addend in self.addends(class, &fault) {
             let linear = fault.address.wrapping_sub(addend);
-            if !self.is_addend_of(addend, linear) {
+            if !self.is_addend_of(class, addend, linear) {
                 continue;
             }
-            match self.fill_window(linear, fault.wrote()) {
+            match self.fill_window(class, linear, fault.wrote()) {
                 Fill::Mapped => {
                     self.stats.window_faults += 1;
                     area.retry_target = self.jit.table.instruction_start(site)?;
-                    area.retry_r10 = self.renewed(fault.r10, linear);
-                    area.retry_r11 = self.renewed(fault.r11, linear);
+                    area.retry_r10 = self.renewed(class, fault.r10, linear);
+                    area.retry_r11 = self.renewed(class, fault.r11, linear);
                     return Some(self.jit.thunks.retry);
                 }
                 Fill::Unmappable => {
@@ -472,85 +533,89 @@ impl Vcpu {
                     self.drop_block(block);
                     return None;
                 }
-                Fill::Faults => {}
+                Fill::Faults => known = true,
             }
+        }
+        if !known {
+            // A displacement led out of the window.
+            self.jit.table.set_soft(block);
+            self.drop_block(block);
         }
         None
     }
 
     /// What may have been added to the linear address of a fault.
-    fn addends(&mut self, fault: &HostFault) -> [u64; 2] {
+    fn addends(&mut self, class: usize, fault: &HostFault) -> [u64; 2] {
         let windows = &mut self.jit.windows;
-        match windows.space().and_then(|space| space.window(0)) {
-            Some(base) if !self.cpu.code64() => [base; 2],
+        match windows.space(class).and_then(|space| space.window(0)) {
+            Some(base) if class == USER && !self.cpu.code64() => [base; 2],
             _ => [fault.r10, fault.r11],
         }
     }
 
-    fn is_addend_of(&self, addend: u64, linear: u64) -> bool {
+    fn is_addend_of(&self, class: usize, addend: u64, linear: u64) -> bool {
         let chunk = chunk_of(linear) as usize;
-        self.area_mut().chunks[chunk] == addend && (self.cpu.code64() || linear < CHUNK)
+        self.area_mut().chunks[class][chunk] == addend && (self.cpu.code64() || linear < CHUNK)
     }
 
     /// An addend, as it is after the chunk of `linear` got a window.
-    fn renewed(&self, addend: u64, linear: u64) -> u64 {
+    fn renewed(&self, class: usize, addend: u64, linear: u64) -> u64 {
         let chunk = chunk_of(linear);
         if addend == self.jit.windows.absent(chunk) {
-            return self.area_mut().chunks[chunk as usize];
+            return self.area_mut().chunks[class][chunk as usize];
         }
         addend
     }
 
     /// Whether the active space may go on with one more fault.
-    fn pay_for_fault(&mut self) -> bool {
+    fn pay_for_fault(&mut self, class: usize) -> bool {
         let area = self.area_mut();
         let windows = &mut self.jit.windows;
         let bounded = windows.policy == Policy::Busy;
-        let Some(space) = windows.space() else {
+        let Some(space) = windows.space(class) else {
             return false;
         };
         space.credit -= 1;
         if space.credit >= 0 || !bounded {
             return true;
         }
-        let cr3 = space.cr3;
+        let key = space.key;
         space.credit = FIRST_CREDIT;
-        windows.deactivate(area);
-        windows.ban(cr3, host_tsc());
+        windows.deactivate(class, area);
+        windows.domains[class].ban(key, host_tsc());
         false
     }
 
-    fn fill_window(&mut self, linear: u64, write: bool) -> Fill {
+    fn fill_window(&mut self, class: usize, linear: u64, write: bool) -> Fill {
         let vpn = linear >> 12;
-        let access = if write {
-            Access::write(true)
-        } else {
-            Access::read(true)
-        };
-        if !crate::mmu::segment::canonical(linear) || self.translate(linear, access).is_err() {
+        let allowed = crate::mmu::segment::canonical(linear)
+            && self.translate(linear, access(class, write)).is_ok();
+        if !allowed {
             return Fill::Faults;
         }
-        let Some(page) = self.mappable(vpn, write) else {
+        let Some(page) = self.mappable(class, vpn, write) else {
             return Fill::Unmappable;
         };
         let full = |s: &Space| s.mappings >= MAX_MAPPINGS || s.pages.len() >= MAX_PAGES;
-        if self.jit.windows.space().is_some_and(|s| full(s)) || !self.add_window(chunk_of(linear)) {
-            self.drop_windows();
+        if self.jit.windows.space(class).is_some_and(|s| full(s))
+            || !self.add_window(class, chunk_of(linear))
+        {
+            self.drop_windows(class);
             return Fill::Faults;
         }
-        if self.map_run(vpn, page).is_none() {
-            self.drop_windows();
+        if self.map_run(class, vpn, page).is_none() {
+            self.drop_windows(class);
             return Fill::Faults;
         }
         Fill::Mapped
     }
 
     /// Maps a page, and the next ones with it where that costs nothing.
-    fn map_run(&mut self, vpn: u64, page: Mapped) -> Option<()> {
-        let count = self.run_from_page(vpn, page);
-        let space = self.jit.windows.space()?;
+    fn map_run(&mut self, class: usize, vpn: u64, page: Mapped) -> Option<()> {
+        let count = self.run_from_page(class, vpn, page);
+        let space = self.jit.windows.space(class)?;
         let (window, place) = space.place(vpn)?;
-        let shown = window.show(place, page.host, count * PAGE, page.writable);
+        let shown = window.show(place, page.host, count * PAGE, page.writable, !page.large);
         space.mappings += 1;
         space.next = vpn + count;
         for n in 0..count {
@@ -561,8 +626,8 @@ impl Vcpu {
     }
 
     /// How many pages from `vpn` on can be mapped with it: neighbours in RAM too, with the same rights.
-    fn run_from_page(&mut self, vpn: u64, first: Mapped) -> u64 {
-        let Some(space) = self.jit.windows.space() else {
+    fn run_from_page(&mut self, class: usize, vpn: u64, first: Mapped) -> u64 {
+        let Some(space) = self.jit.windows.space(class) else {
             return 1;
         };
         space.run = if vpn == space.next {
@@ -570,27 +635,30 @@ impl Vcpu {
         } else {
             MIN_RUN
         };
-        let end = (vpn / MAX_RUN + 1) * MAX_RUN;
-        let most = space.run.min(end - vpn);
+        let most = if first.large {
+            (vpn / LARGE_RUN + 1) * LARGE_RUN - vpn
+        } else {
+            space.run.min((vpn / MAX_RUN + 1) * MAX_RUN - vpn)
+        };
         let mut count = 1;
         while count < most {
             let next = vpn + count;
             if self
                 .jit
                 .windows
-                .space()
+                .space(class)
                 .is_some_and(|s| s.pages.contains_key(&next))
             {
                 break;
             }
-            // Only pages whose translation is cached: a walk would say that they were accessed.
-            if self.mmu.find(next).is_none() {
+            // A walk for another page would say that it was accessed.
+            if !first.large && self.mmu.find(next).is_none() {
                 break;
             }
-            match self.mappable(next, false) {
+            match self.mappable(class, next, false) {
                 Some(page)
                     if page.host == first.host + count * PAGE
-                        && page.writable == first.writable => {}
+                        && (page.writable, page.large) == (first.writable, first.large) => {}
                 _ => break,
             }
             count += 1;
@@ -598,12 +666,10 @@ impl Vcpu {
         count
     }
 
-    /// Before translated code runs on this thread: GS is based on the window of 32-bit code.
+    /// Before translated code runs on this thread: GS is based on the window of 32-bit user code.
     pub(super) fn base_gs_on_window(&mut self) {
-        let Some(space) = self.jit.windows.space() else {
-            return;
-        };
-        if let Some(base) = space.window(0) {
+        let space = self.jit.windows.space(USER);
+        if let Some(base) = space.and_then(|space| space.window(0)) {
             set_gs_base(base);
         }
     }

@@ -2,7 +2,7 @@
 
 use super::window::Policy;
 use crate::interp::test_support::{ABSENT, CODE, DATA, Machine};
-use crate::state::{attr, flags, seg};
+use crate::state::{attr, cr4, flags, seg};
 use crate::vcpu::Backend;
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
@@ -40,6 +40,31 @@ fn long(code: &[u8]) -> Machine {
 /// CPL 3 in compatibility mode.
 fn compatibility(code: &[u8]) -> Machine {
     let m = long(code);
+    let code_segment = &mut m.v.cpu.seg[seg::CS];
+    code_segment.attributes = code_segment.attributes & !attr::L | attr::DB;
+    m
+}
+
+/// CPL 0 in 64-bit mode, all pages global.
+fn kernel(code: &[u8]) -> Machine {
+    let m = Machine::long(code);
+    let root = m.v.cpu.cr3;
+    let first = m.bytes::<8>(root);
+    m.store(root + 8 * (ALIAS >> 39), &first);
+    for page in 0..256 {
+        let at = root + 0x3000 + 8 * page;
+        let entry = u64::from_le_bytes(m.bytes(at));
+        if entry & 1 != 0 {
+            m.store(at, &(entry & !4 | 0x100).to_le_bytes());
+        }
+    }
+    m.v.cpu.cr4 |= cr4::PGE;
+    m
+}
+
+/// The same in compatibility mode.
+fn kernel32(code: &[u8]) -> Machine {
+    let m = kernel(code);
     let code_segment = &mut m.v.cpu.seg[seg::CS];
     code_segment.attributes = code_segment.attributes & !attr::L | attr::DB;
     m
@@ -215,32 +240,33 @@ fn random_program(seed: u64, bits: u32) -> Result<Vec<u8>, IcedError> {
     p.a.assemble(CODE)
 }
 
-#[test]
-fn random_programs_in_64_bits() {
-    let faults: u64 = (1..150)
-        .map(|seed| {
-            agree(
-                long,
-                &random_program(seed, 64).unwrap(),
-                &format!("seed {seed}"),
-            )
-        })
-        .sum();
+fn agree_on_random_programs(make: fn(&[u8]) -> Machine, bits: u32) {
+    let agree = |seed| {
+        let code = random_program(seed, bits).unwrap();
+        agree(make, &code, &format!("seed {seed}"))
+    };
+    let faults: u64 = (1..150).map(agree).sum();
     assert!(faults > 100, "{faults} faults");
 }
 
 #[test]
-fn random_programs_in_32_bits() {
-    let faults: u64 = (1..150)
-        .map(|seed| {
-            agree(
-                compatibility,
-                &random_program(seed, 32).unwrap(),
-                &format!("seed {seed}"),
-            )
-        })
-        .sum();
-    assert!(faults > 100, "{faults} faults");
+fn random_programs_of_users_in_64_bits() {
+    agree_on_random_programs(long, 64);
+}
+
+#[test]
+fn random_programs_of_users_in_32_bits() {
+    agree_on_random_programs(compatibility, 32);
+}
+
+#[test]
+fn random_programs_of_the_kernel_in_64_bits() {
+    agree_on_random_programs(kernel, 64);
+}
+
+#[test]
+fn random_programs_of_the_kernel_in_32_bits() {
+    agree_on_random_programs(kernel32, 32);
 }
 
 fn assembled(bits: u32, program: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>) -> Vec<u8> {
@@ -264,6 +290,7 @@ fn page_faults_are_exact() {
             )
         });
         agree(long, &code, "add");
+        agree(kernel, &code, "add in the kernel");
         let code = assembled(32, |a| {
             a.mov(ebx, ABSENT as i32 + offset - 4096 * i32::from(offset > 0))?;
             a.mov(esp, DATA as i32 + 0x100)?;
@@ -272,6 +299,7 @@ fn page_faults_are_exact() {
             a.pop(dword_ptr(ebx))
         });
         agree(compatibility, &code, "pop");
+        agree(kernel32, &code, "pop in the kernel");
     }
 }
 
@@ -289,6 +317,7 @@ fn addresses_that_are_not_canonical_fault() {
             a.mov(qword_ptr(rbx + 8), rax)
         });
         agree(long, &code, &format!("{address:#x}"));
+        agree(kernel, &code, &format!("{address:#x} in the kernel"));
     }
 }
 
@@ -306,6 +335,7 @@ fn displacements_reach_into_other_chunks() {
         a.add(qword_ptr(rbx + 0x1008), rcx)
     });
     agree(long, &code, "displacements");
+    agree(kernel, &code, "displacements in the kernel");
 }
 
 /// Reads DATA over and over, adds it up in RAX until RCX is 0.
@@ -321,7 +351,11 @@ fn sums() -> Vec<u8> {
 }
 
 fn summing(code: &[u8]) -> Machine {
-    let mut m = long(code);
+    summing_in(long, code)
+}
+
+fn summing_in(make: fn(&[u8]) -> Machine, code: &[u8]) -> Machine {
+    let mut m = make(code);
     m.store(DATA, &5u64.to_le_bytes());
     m.store(DATA + 0x1000, &7u64.to_le_bytes());
     again(&mut m);
@@ -330,7 +364,7 @@ fn summing(code: &[u8]) -> Machine {
 
 fn again(m: &mut Machine) {
     let cpu = &mut m.v.cpu;
-    cpu.shutdown = false;
+    (cpu.shutdown, cpu.halted) = (false, false);
     cpu.rip = CODE;
     (cpu.gpr[0], cpu.gpr[1], cpu.gpr[3]) = (0, 100, DATA);
 }
@@ -392,6 +426,7 @@ fn a_page_with_code_takes_no_stores_unseen() {
         a.set_label(&mut routine)
     });
     agree(long, &code, "code that changes");
+    agree(kernel, &code, "the kernel's code that changes");
 }
 
 #[test]
@@ -423,4 +458,21 @@ fn ram_that_is_frozen_is_left_alone() {
     // SAFETY: inside the image, which has all of RAM.
     let there = unsafe { frozen.start().add(DATA as usize + 8).cast::<u64>().read() };
     assert_eq!(there.to_le_bytes(), before);
+}
+
+#[test]
+fn the_kernel_keeps_to_global_pages() {
+    let mut m = summing_in(kernel, &sums());
+    assert_eq!(finish(&mut m, Backend::Translate).0[0], 500);
+    assert!(m.v.stats.window_faults > 0);
+    let (table, root) = (entry(&m), m.v.cpu.cr3);
+    m.store(table, &((DATA + 0x1000) | 3).to_le_bytes());
+    m.v.flush_tlb_page(DATA);
+    again(&mut m);
+    assert_eq!(finish(&mut m, Backend::Translate).0[0], 700);
+    // What isn't global goes with CR3.
+    m.store(table, &(DATA | 3).to_le_bytes());
+    m.v.load_cr3(root).unwrap();
+    again(&mut m);
+    assert_eq!(finish(&mut m, Backend::Translate).0[0], 500);
 }

@@ -1,7 +1,8 @@
 //! Host code that accesses memory through windows (`window`).
 //!
-//! 32-bit code: GS is based on the window, an address-size prefix cuts the address.  64-bit code: the
-//! addend of the base register's chunk goes to R10, and margins around windows take the displacement:
+//! 32-bit user code: GS is based on the window, an address-size prefix cuts the address.  32-bit kernel
+//! code: R11 has the window's base.  64-bit code: the addend of the base register's chunk goes to R10, and
+//! margins around windows take the displacement:
 //!
 //! ```text
 //! rorx r10, base, 32
@@ -16,18 +17,22 @@
 use super::block::{
     Builder, Insn, address_bits, const_address, host_register, register_number, resident_lea,
 };
-use super::emit::{Gpr, Mem, R8, R9, R10, R11, RSP, Seg, W16, W32, W64};
+use super::emit::{Gpr, Mem, R8, R9, R10, R11, Seg, W16, W32, W64};
 use super::env::Area;
 use super::group;
 use super::mode::bit;
 use super::rules::Rule;
 use super::runtime::{emit_restore_flags, emit_save_flags, field, segment_base};
+use super::window::CHUNKS;
 use crate::state::seg;
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use std::mem::offset_of;
 
 /// How far a register may go from where its addend was looked up: the margins have room for that.
 const MAX_DRIFT: i64 = 1 << 20;
+
+/// Displacements below are rather addresses at the top, to which a small register is added.
+const MIN_DISPLACEMENT: i32 = -0x1_0000;
 
 /// A register that has an addend.
 #[derive(Clone, Copy)]
@@ -39,7 +44,11 @@ struct Near {
 
 /// Which addends are in R10 and R11.
 #[derive(Default)]
-pub struct Addends([Option<Near>; 2]);
+pub struct Addends {
+    near: [Option<Near>; 2],
+    /// R11 is the base of the only window.
+    only: bool,
+}
 
 impl Addends {
     const REGISTERS: [Gpr; 2] = [R10, R11];
@@ -49,14 +58,16 @@ impl Addends {
     }
 
     pub fn forget(&mut self) {
-        self.0 = [None; 2];
+        *self = Addends::default();
     }
 
     /// The registers in use, a bit for each.
     pub fn in_use(&self) -> u16 {
-        let used = self.0.iter().zip(Addends::REGISTERS);
-        used.filter(|(near, _)| near.is_some())
-            .fold(0, |bits, (_, r)| bits | 1 << r.0)
+        let used = self.near.iter().zip(Addends::REGISTERS);
+        let bits = used.filter(|(near, _)| near.is_some());
+        bits.fold(u16::from(self.only) << R11.0, |bits, (_, r)| {
+            bits | 1 << r.0
+        })
     }
 
     /// What an instruction changes about them.
@@ -66,9 +77,9 @@ impl Addends {
             return self.forget();
         }
         if insn.rule == Lea && !resident {
-            self.0[0] = None;
+            self.near[0] = None;
         }
-        for slot in &mut self.0 {
+        for slot in &mut self.near {
             *slot = slot.and_then(|near| {
                 let drift = near.drift + change(insn, guest_register(near.base))?;
                 (drift.abs() <= MAX_DRIFT).then_some(Near { drift, ..near })
@@ -116,7 +127,7 @@ fn change(insn: &Insn, register: Register) -> Option<i64> {
 impl Builder<'_> {
     /// Before the next instruction: what the current one changes about addends.
     pub fn pass_addends(&mut self) {
-        if self.source.windowed && self.mode().code64() {
+        if self.source.windowed {
             let insn = &self.source.insns[self.at];
             let resident = insn.rule != Rule::Lea || resident_lea(&insn.ins, self.mode());
             self.addends.pass(insn, resident);
@@ -138,15 +149,16 @@ impl Builder<'_> {
         if !based && let Some(linear) = const_address(ins, self.mode()) {
             return self.window_const(linear);
         }
-        let plain = ins.memory_index() == Register::None && address_bits(ins, self.mode()) == 64;
+        let disp = ins.memory_displacement64() as i32;
+        let plain = ins.memory_index() == Register::None && disp >= MIN_DISPLACEMENT;
         if !based
             && plain
+            && address_bits(ins, self.mode()) == 64
             && let Some(host) = host_register(register_number(ins.memory_base()))
         {
-            let disp = ins.memory_displacement64() as i32;
             return self.near(host).disp(disp);
         }
-        self.addends.0[0] = None;
+        self.addends.near[0] = None;
         self.effective_address(ins);
         if based {
             self.asm.mov(W64, R10, segment_base(segment));
@@ -160,21 +172,27 @@ impl Builder<'_> {
         let slot = Addends::slot(base);
         let addend = Addends::REGISTERS[slot];
         let place = Mem::base(base).index(addend, 1);
-        if self.addends.0[slot].is_some_and(|near| near.base == base) {
+        if self.addends.near[slot].is_some_and(|near| near.base == base) {
             return place;
         }
         self.asm.rorx(W64, addend, base, 32);
         self.asm.movzx(W32, addend, W16, addend);
-        let chunks = Mem::base(RSP).disp(offset_of!(Area, chunks) as i32);
-        self.asm.mov(W64, addend, chunks.index(addend, 8));
-        self.addends.0[slot] = (base != R9).then_some(Near { base, drift: 0 });
+        let chunks = self.chunk(0).index(addend, 8);
+        self.asm.mov(W64, addend, chunks);
+        self.addends.near[slot] = (base != R9).then_some(Near { base, drift: 0 });
         place
+    }
+
+    /// The addend of a chunk.
+    fn chunk(&self, chunk: usize) -> Mem {
+        let class = self.mode().class();
+        field(offset_of!(Area, chunks) + 8 * (CHUNKS * class + chunk))
     }
 
     fn window_const(&mut self, linear: u64) -> Mem {
         let chunk = (linear >> 32) as u16 as usize;
-        let addend = field(offset_of!(Area, chunks) + 8 * chunk);
-        self.addends.0[0] = None;
+        let addend = self.chunk(chunk);
+        self.addends.near[0] = None;
         self.asm.mov(W64, R10, addend);
         if let Ok(disp) = i32::try_from(linear) {
             return Mem::base(R10).disp(disp);
@@ -192,22 +210,52 @@ impl Builder<'_> {
     ) -> Mem {
         if self.mode().is_flat(segment) && !(write && segment == seg::CS) {
             if let Some(offset) = const_address(ins, self.mode()) {
-                return Mem::absolute(offset as i32).seg(Seg::Gs).addr32();
+                return self.at32(Mem::absolute(offset as i32));
             }
             if let Some(mem) = self.resident_address(ins) {
-                return mem.seg(Seg::Gs).addr32();
+                return self.at32(mem);
             }
         }
         let live = !self.insn().flags_dead();
         self.effective_address(ins);
         if live {
+            self.addends.forget();
             emit_save_flags(self.asm);
         }
         self.add_segment(segment, size, write, live);
         if live {
             emit_restore_flags(self.asm);
         }
-        Mem::base(R9).seg(Seg::Gs).addr32()
+        self.at32(Mem::base(R9))
+    }
+
+    /// The host place of a 32-bit address.
+    fn at32(&mut self, address: Mem) -> Mem {
+        if self.mode().has(bit::USER) {
+            return address.seg(Seg::Gs).addr32();
+        }
+        if !std::mem::replace(&mut self.addends.only, true) {
+            let window = self.chunk(0);
+            self.asm.mov(W64, R11, window);
+        }
+        match address {
+            Mem {
+                base: Some(base),
+                index: None,
+                disp,
+                ..
+            } if disp >= MIN_DISPLACEMENT => Mem::base(base).index(R11, 1).disp(disp),
+            Mem {
+                base: None,
+                index: None,
+                disp,
+                ..
+            } if disp >= 0 => Mem::base(R11).disp(disp),
+            _ => {
+                self.asm.lea(W32, R9, address);
+                Mem::base(R9).index(R11, 1)
+            }
+        }
     }
 
     /// The host place of `base` + `offset` on the stack, if it's one that windows serve.
@@ -219,7 +267,6 @@ impl Builder<'_> {
             return Some(self.near(base).disp(offset));
         }
         let flat = self.mode().has(bit::STACK32) && self.mode().is_flat(seg::SS);
-        let place = Mem::base(base).disp(offset).seg(Seg::Gs).addr32();
-        flat.then_some(place)
+        flat.then(|| self.at32(Mem::base(base).disp(offset)))
     }
 }
