@@ -1,4 +1,4 @@
-"""Linux with the memory of all its user code in windows (rust/engine/src/translate/window.rs)."""
+"""Linux with the memory of all its code in windows (rust/engine/src/translate/window.rs)."""
 
 import hashlib
 
