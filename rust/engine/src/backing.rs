@@ -17,7 +17,7 @@
 //!
 //! Offsets and sizes in bytes, whole pages.
 
-use crate::mapping::{Mapping, Source};
+use crate::mapping::{self, Mapping, Source};
 use crate::memory::PAGE;
 use std::collections::HashMap;
 use std::fs::File;
@@ -25,8 +25,8 @@ use std::io::{Error, ErrorKind, Result};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 
 /// Holes in the first file up to this long are left in its extents: they are zero there, too.
 const HOLE_BYTES: u64 = 64 << 10;
@@ -215,11 +215,7 @@ fn without(extents: &[Extent], ranges: &[Range<u64>]) -> Vec<Extent> {
 
 /// How many extents all machines of this process may map.
 fn extents_max() -> usize {
-    static MAX: OnceLock<usize> = OnceLock::new();
-    *MAX.get_or_init(|| {
-        let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
-        text.trim().parse().unwrap_or(65_530) / 4
-    })
+    mapping::max_count() / 4
 }
 
 /// Puts the extents into a mapping that nobody uses yet; those that would be too many are copied.

@@ -2,6 +2,16 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
+use std::sync::OnceLock;
+
+/// How many mappings the host lets a process have (vm.max_map_count).
+pub fn max_count() -> usize {
+    static MAX: OnceLock<usize> = OnceLock::new();
+    *MAX.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
+        text.trim().parse().unwrap_or(65_530)
+    })
+}
 
 /// Memory that the host gave by `mmap`; unmapped when dropped.
 pub struct Mapping {

@@ -21,13 +21,14 @@ use super::env::{Area, KERNEL, USER};
 use super::fault::HostFault;
 use super::link::Map;
 use crate::alias::Reservation;
+use crate::mapping;
 use crate::memory::PAGE;
 use crate::mmu::physical;
 use crate::mmu::walk::{Access, right};
 use crate::state::cr0;
 use crate::vcpu::{Vcpu, host_tsc, tsc_hz};
 use std::cell::Cell;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Entries of `Area::chunks`: bits 47:32 of an address.
 pub const CHUNKS: usize = 1 << 16;
@@ -35,11 +36,14 @@ const CHUNK: u64 = 1 << 32;
 /// Around a window: a displacement reaches 2 GiB, the stack pointer's changes in a block 1 MiB.
 const MARGIN: u64 = (2 << 30) + (2 << 20);
 
-/// Address spaces with windows at most, and windows in each.
+/// Spaces of a class at most, and windows in each.
 const MAX_SPACES: usize = 8;
 const MAX_WINDOWS: usize = 12;
-/// Mappings that a space may make before it is dropped: the host limits how many a process has.
-const MAX_MAPPINGS: u32 = 6144;
+/// Changes that a space may make to the host's mappings before it is dropped: each adds two at most, and
+/// the host limits how many a process has.
+const MAX_CHANGES: usize = 4096;
+/// Those of all spaces of the process.
+static CHANGES: AtomicUsize = AtomicUsize::new(0);
 /// Pages of a space at most: all are looked at when it is used again.
 const MAX_PAGES: usize = 1 << 17;
 /// Pages that one fault maps at most; it starts with fewer and doubles while faults go on upwards.
@@ -51,7 +55,7 @@ const LARGE_RUN: u64 = 128;
 /// Mappings that are made before a space has faulted.
 const MAX_CACHED_RUNS: u32 = 512;
 
-/// Samples in user code, one after the other, that give an address space its windows.
+/// Samples in the same space, one after the other, that give it its windows.
 const SAMPLES: u32 = 2;
 /// Samples closer than this are one, in nanoseconds.
 const SAMPLE_NS: u64 = 1_000_000;
@@ -59,15 +63,17 @@ const SAMPLE_NS: u64 = 1_000_000;
 const FIRST_CREDIT: i32 = 512;
 const SAMPLE_CREDIT: i32 = 64;
 const MAX_CREDIT: i32 = 2048;
+/// Pages that are looked at in the time of a fault.
+const LOOKS: usize = 64;
 /// How long a space with too many faults goes without windows, in nanoseconds; doubled each time.
 const FIRST_BAN_NS: u64 = 50_000_000;
 const MAX_BAN_NS: u64 = 2_000_000_000;
 
-/// Which address spaces get windows.
+/// Which spaces get windows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Policy {
     Never,
-    /// Those that stay in user code.
+    /// Those whose code keeps running.
     Busy,
     /// All: for tests.
     Always,
@@ -91,7 +97,7 @@ struct Mapped {
     large: bool,
 }
 
-/// The windows of one address space.
+/// The windows of one address space, or of the kernel.
 struct Space {
     /// CR3, of user spaces.
     key: u64,
@@ -99,7 +105,7 @@ struct Space {
     windows: Vec<(u16, Reservation)>,
     /// By linear page number.
     pages: Map<u64, Mapped>,
-    mappings: u32,
+    changes: usize,
     /// Faults that it may still have.
     credit: i32,
     /// Pages that the next fault maps, and the page behind the last ones.
@@ -121,11 +127,32 @@ impl Space {
     }
 
     /// Changes what may be done with a page.
-    fn protect(&self, vpn: u64, protection: i32) {
+    fn protect(&mut self, vpn: u64, protection: i32) {
+        self.count_change();
         if let Some((window, place)) = self.place(vpn) {
             window.protect(place, protection);
         }
     }
+
+    fn count_change(&mut self) {
+        self.changes += 1;
+        CHANGES.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn is_full(&self) -> bool {
+        self.changes >= MAX_CHANGES || self.pages.len() >= MAX_PAGES
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        CHANGES.fetch_sub(self.changes, Ordering::Relaxed);
+    }
+}
+
+/// Whether the process has as many of the host's mappings as windows may have it take.
+fn crowded() -> bool {
+    CHANGES.load(Ordering::Relaxed) >= mapping::max_count() / 8
 }
 
 fn chunk_of(linear: u64) -> u16 {
@@ -176,7 +203,7 @@ impl Domain {
                 key,
                 windows: Vec::new(),
                 pages: Map::default(),
-                mappings: 0,
+                changes: 0,
                 credit: FIRST_CREDIT,
                 run: MIN_RUN,
                 next: 0,
@@ -263,6 +290,14 @@ impl Windows {
         }
     }
 
+    /// Forgets spaces that aren't in use.
+    fn drop_idle(&mut self) {
+        for domain in &mut self.domains {
+            let used = usize::from(domain.active);
+            domain.spaces.drain(..domain.spaces.len() - used);
+        }
+    }
+
     /// Forgets all that was mapped.
     fn clear(&mut self) {
         for domain in &mut self.domains {
@@ -296,7 +331,7 @@ enum Fill {
 }
 
 impl Vcpu {
-    /// Chooses the address spaces that get windows; where the host can't have any, none does.
+    /// Chooses the spaces that get windows; where the host can't have any, none does.
     pub fn set_windows(&mut self, policy: Policy) {
         let area = self.area_mut();
         let windows = &mut self.jit.windows;
@@ -398,6 +433,9 @@ impl Vcpu {
         domain.choose(key);
         domain.active = true;
         self.revalidate(class);
+        if !self.pay_for_fault(class) {
+            return;
+        }
         let domain = &self.jit.windows.domains[class];
         let Some(space) = domain.spaces.last() else {
             return;
@@ -435,6 +473,7 @@ impl Vcpu {
             return;
         };
         let mut pages = std::mem::take(&mut space.pages);
+        space.credit -= (pages.len() / LOOKS) as i32;
         pages.retain(|&vpn, page| {
             let now = self.mappable(class, vpn, false);
             let good =
@@ -596,7 +635,10 @@ impl Vcpu {
         let Some(page) = self.mappable(class, vpn, write) else {
             return Fill::Unmappable;
         };
-        let full = |s: &Space| s.mappings >= MAX_MAPPINGS || s.pages.len() >= MAX_PAGES;
+        if crowded() {
+            self.jit.windows.drop_idle();
+        }
+        let full = |s: &mut Space| s.is_full() || crowded();
         if self.jit.windows.space(class).is_some_and(|s| full(s))
             || !self.add_window(class, chunk_of(linear))
         {
@@ -616,7 +658,7 @@ impl Vcpu {
         let space = self.jit.windows.space(class)?;
         let (window, place) = space.place(vpn)?;
         let shown = window.show(place, page.host, count * PAGE, page.writable, !page.large);
-        space.mappings += 1;
+        space.count_change();
         space.next = vpn + count;
         for n in 0..count {
             let host = page.host + n * PAGE;
