@@ -134,6 +134,23 @@ impl Machine {
     }
 }
 
+/// Numbers that look random (SplitMix64), the same in each run.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ z >> 31) % n as u64) as usize
+    }
+
+    pub fn pick<T: Copy>(&mut self, list: &[T]) -> T {
+        list[self.below(list.len())]
+    }
+}
+
 /// Runs all of `code` in 64-bit mode after `prepare`.
 pub fn long(code: &[u8], prepare: impl FnOnce(&mut Machine)) -> Machine {
     let mut machine = Machine::long(code);

@@ -4,7 +4,7 @@
 //! `Area`, so that `[rsp+disp32]` reaches all of it and calls push onto the monitor stack below.
 
 use super::fault::HostFault;
-use super::window::CHUNKS;
+use super::spaces::CHUNKS;
 use crate::state::CpuState;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;

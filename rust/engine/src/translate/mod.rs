@@ -32,6 +32,7 @@ pub mod reencode;
 mod rules;
 mod runtime;
 mod smc;
+mod spaces;
 mod string;
 mod template;
 mod tlb;
@@ -66,9 +67,9 @@ use env::{Area, CODE_TLB_ENTRIES, Env};
 use link::{BlockTable, Key, NONE, Place};
 use mode::{Mode, bit};
 use runtime::{Thunks, exit};
+use spaces::{Policy, Windows};
 use std::sync::atomic::Ordering;
 use template::Template;
-use window::{Policy, Windows};
 
 /// Translated code and what finds it.
 pub struct Jit {

@@ -1,6 +1,6 @@
 //! Flags at exits to code that isn't known: whoever reads them finds what the interpreter does.
 
-use crate::interp::test_support::{CODE, DATA, Machine};
+use crate::interp::test_support::{CODE, DATA, Machine, Random};
 use crate::vcpu::Backend;
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
@@ -9,23 +9,6 @@ const FUNCTIONS: usize = 40;
 const ROUNDS: i32 = 6;
 /// Bytes between callers and what they jump to: another page.
 const FAR: usize = 0x1000;
-
-/// Numbers that look random (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ z >> 31) % n as u64) as usize
-    }
-
-    fn pick<T: Copy>(&mut self, list: &[T]) -> T {
-        list[self.below(list.len())]
-    }
-}
 
 struct Program {
     a: CodeAssembler,

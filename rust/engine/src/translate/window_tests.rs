@@ -1,7 +1,7 @@
 //! User code in windows: it ends as the interpreter ends it, and loses what the page tables take away.
 
 use super::window::Policy;
-use crate::interp::test_support::{ABSENT, CODE, DATA, Machine};
+use crate::interp::test_support::{ABSENT, CODE, DATA, Machine, Random};
 use crate::state::{attr, cr4, flags, seg};
 use crate::vcpu::Backend;
 use iced_x86::IcedError;
@@ -9,19 +9,6 @@ use iced_x86::code_asm::*;
 
 /// A linear address 4 GiB chunks away where `long` has the first MiB once more.
 const ALIAS: u64 = 0x7F80_0000_0000;
-
-/// Numbers that look random (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ z >> 31) % n as u64) as usize
-    }
-}
 
 /// CPL 3 in 64-bit mode.
 fn long(code: &[u8]) -> Machine {

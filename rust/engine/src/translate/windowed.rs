@@ -23,7 +23,7 @@ use super::group;
 use super::mode::bit;
 use super::rules::Rule;
 use super::runtime::{emit_restore_flags, emit_save_flags, field, segment_base};
-use super::window::CHUNKS;
+use super::spaces::CHUNKS;
 use crate::state::seg;
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use std::mem::offset_of;
