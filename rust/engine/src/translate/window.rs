@@ -370,10 +370,9 @@ impl Vcpu {
         if crowded() {
             self.jit.windows.drop_idle();
         }
-        let full = |s: &mut Space| s.is_full() || crowded();
-        if self.jit.windows.space(class).is_some_and(|s| full(s))
-            || !self.add_window(class, chunk_of(linear))
-        {
+        let full = |space: &mut Space| space.is_full() || crowded();
+        let no_room = self.jit.windows.space(class).is_some_and(full);
+        if no_room || !self.add_window(class, chunk_of(linear)) {
             self.drop_windows(class);
             return Fill::Faults;
         }
