@@ -227,6 +227,12 @@ impl Windows {
         }
     }
 
+    /// The same of both classes.
+    pub fn deactivate_all(&mut self, area: &mut Area) {
+        self.deactivate(KERNEL, area);
+        self.deactivate(USER, area);
+    }
+
     /// Takes a page away, as INVLPG does.  Allocates and frees nothing.
     pub fn invalidate(&mut self, linear: u64) {
         for class in [KERNEL, USER] {
@@ -264,11 +270,9 @@ impl Windows {
     }
 
     /// Forgets all that was mapped.
-    pub fn clear(&mut self) {
-        for domain in &mut self.domains {
-            domain.spaces.clear();
-            domain.active = false;
-        }
+    pub fn clear(&mut self, area: &mut Area) {
+        self.deactivate_all(area);
+        self.drop_idle();
     }
 }
 

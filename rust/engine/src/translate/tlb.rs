@@ -78,7 +78,7 @@ impl FillLog {
     }
 }
 
-fn area(v: &Vcpu) -> &'static mut Area {
+pub(super) fn area(v: &Vcpu) -> &'static mut Area {
     // SAFETY: the Area is this vCPU's own and outlives the borrow; translated code isn't running.
     unsafe { &mut *v.env.area() }
 }
@@ -122,8 +122,7 @@ impl Vcpu {
         }
         flush_code(self, KERNEL);
         flush_code(self, USER);
-        self.jit.windows.deactivate(KERNEL, area(self));
-        self.jit.windows.deactivate(USER, area(self));
+        self.jit.windows.deactivate_all(area(self));
         self.jit.fills.kernel_code_not_global = false;
     }
 

@@ -17,13 +17,14 @@
 //! drops more puts the whole space aside (`deactivate`), and before it is used again all its pages are
 //! compared with the page tables (`revalidate`).
 
-use super::env::{Area, KERNEL, USER};
+use super::env::{KERNEL, USER};
 use super::fault::HostFault;
 pub use super::spaces::Policy;
 use super::spaces::{
     CHUNK, FIRST_CREDIT, MAX_CREDIT, MAX_RUN, MAX_WINDOWS, MIN_RUN, Mapped, RESERVED,
     SAMPLE_CREDIT, Space, base, chunk_of, chunk_start, crowded, ticks,
 };
+use super::tlb::area;
 use crate::alias::Reservation;
 use crate::memory::PAGE;
 use crate::mmu::physical;
@@ -65,16 +66,10 @@ enum Fill {
 impl Vcpu {
     /// Chooses the spaces that get windows; where the host can't have any, none does.
     pub fn set_windows(&mut self, policy: Policy) {
-        let area = self.area_mut();
+        let area = area(self);
         let windows = &mut self.jit.windows;
-        windows.deactivate(KERNEL, area);
-        windows.deactivate(USER, area);
+        windows.deactivate_all(area);
         windows.policy = if self.jit.bmi2 { policy } else { Policy::Never };
-    }
-
-    fn area_mut(&self) -> &'static mut Area {
-        // SAFETY: the Area is this vCPU's own and outlives the borrow; translated code isn't running.
-        unsafe { &mut *self.env.area() }
     }
 
     /// The class that the current code could use windows of.
@@ -136,14 +131,12 @@ impl Vcpu {
 
     /// Gives the current code its windows.
     fn activate_windows(&mut self, class: usize) {
-        let area = self.area_mut();
+        let area = area(self);
         let (key, generation) = (self.window_key(class), self.vm.memory.generation());
         let possible = self.vm.memory.has_aliases();
         let windows = &mut self.jit.windows;
         if windows.generation != generation || !possible {
-            windows.deactivate(KERNEL, area);
-            windows.deactivate(USER, area);
-            windows.clear();
+            windows.clear(area);
             windows.generation = generation;
         }
         if !possible {
@@ -247,7 +240,7 @@ impl Vcpu {
 
     /// Makes a window for a chunk of the active space.
     fn add_window(&mut self, class: usize, chunk: u16) -> bool {
-        let area = self.area_mut();
+        let area = area(self);
         let Some(space) = self.jit.windows.space(class) else {
             return false;
         };
@@ -266,7 +259,7 @@ impl Vcpu {
 
     /// Forgets the active space, and leaves it without windows for a while.
     fn drop_windows(&mut self, class: usize) {
-        let area = self.area_mut();
+        let area = area(self);
         let windows = &mut self.jit.windows;
         windows.deactivate(class, area);
         let domain = &mut windows.domains[class];
@@ -278,7 +271,7 @@ impl Vcpu {
     /// After a host fault at `site`: maps what was missing; where to go on.  None: the interpreter must
     /// do the instruction.
     pub(super) fn window_fault(&mut self, site: u64) -> Option<u64> {
-        let area = self.area_mut();
+        let area = area(self);
         let fault = std::mem::take(&mut area.fault);
         let (block, class) = (self.jit.table.block_at(site)?, self.window_class()?);
         if !fault.is_page_fault() || self.must_attend() || !self.pay_for_fault(class) {
@@ -326,21 +319,21 @@ impl Vcpu {
 
     fn is_addend_of(&self, class: usize, addend: u64, linear: u64) -> bool {
         let chunk = chunk_of(linear) as usize;
-        self.area_mut().chunks[class][chunk] == addend && (self.cpu.code64() || linear < CHUNK)
+        area(self).chunks[class][chunk] == addend && (self.cpu.code64() || linear < CHUNK)
     }
 
     /// An addend, as it is after the chunk of `linear` got a window.
     fn renewed(&self, class: usize, addend: u64, linear: u64) -> u64 {
         let chunk = chunk_of(linear);
         if addend == self.jit.windows.absent(chunk) {
-            return self.area_mut().chunks[class][chunk as usize];
+            return area(self).chunks[class][chunk as usize];
         }
         addend
     }
 
     /// Whether the active space may go on with one more fault.
     fn pay_for_fault(&mut self, class: usize) -> bool {
-        let area = self.area_mut();
+        let area = area(self);
         let windows = &mut self.jit.windows;
         let bounded = windows.policy == Policy::Busy;
         let Some(space) = windows.space(class) else {
