@@ -68,7 +68,7 @@ impl Insn {
         match self.rule {
             Copy | CallIndirect | JmpIndirect => self.ins.op_kinds().any(|k| k == OpKind::Memory),
             Lea | Nothing | Jmp | Jcc | Loop | Jcxz | Rdtsc | Swapgs | FsGsBase | ReadSegment
-            | Interpret | Assist | AssistFlow | Repeat => false,
+            | Interpret | Assist | AssistFlow | Port | Repeat => false,
             _ => true,
         }
     }
@@ -633,11 +633,23 @@ impl Builder<'_> {
 
     /// Calls the current instruction's assist, which doesn't come back here if the flow changes.
     pub fn assist(&mut self) {
+        self.call_with_number(self.thunks.assist);
+    }
+
+    /// Has the dispatcher do the current instruction, an access to a port, and come back here.
+    pub fn access_port(&mut self) {
+        self.call_with_number(self.thunks.port);
+        // Outside of translated code the FPU's state is in memory.
+        self.fpu_checked = false;
+    }
+
+    /// Calls a thunk with a number for the current instruction, known to `Jit::assists`, in R10.
+    fn call_with_number(&mut self, thunk: u64) {
         let number = self.source.first_assist + self.assists.len() as u32;
         self.assists.push(self.at);
         self.store_rip(self.insn().ins.ip());
         self.asm.mov(W32, R10, number as i32);
-        self.asm.call_to(self.thunks.assist);
+        self.asm.call_to(thunk);
     }
 
     // --- cold code ---
@@ -1388,7 +1400,7 @@ pub fn flag_use(insn: &Insn) -> (u32, u32) {
     let ins = &insn.ins;
     if matches!(
         insn.rule,
-        Rule::Interpret | Rule::Assist | Rule::AssistFlow | Rule::Repeat
+        Rule::Interpret | Rule::Assist | Rule::AssistFlow | Rule::Port | Rule::Repeat
     ) {
         return (ARITHMETIC, 0);
     }

@@ -46,6 +46,7 @@ fn thunks() -> (Thunks, Vec<(u64, &'static str)>) {
         miss: add("miss"),
         miss_saved: add("miss_saved"),
         assist: add("assist"),
+        port: add("port"),
         load_fpu: add("load_fpu"),
         retry: add("retry"),
         interpret_here: add("interpret_here"),

@@ -46,6 +46,8 @@ mod flags_tests;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+mod port_tests;
+#[cfg(test)]
 mod recover_tests;
 #[cfg(test)]
 mod string_tests;
@@ -272,6 +274,11 @@ impl Vcpu {
                 // SAFETY: translated code isn't running.
                 let link = unsafe { (*area).exit_link };
                 return self.follow_link(link);
+            }
+            exit::PORT => {
+                // SAFETY: translated code isn't running.
+                let (number, behind) = unsafe { ((*area).exit_assist, (*area).enter_target) };
+                return self.access_port(number, behind);
             }
             exit::INTERPRET => {
                 self.stats.exit_interpret += 1;

@@ -102,7 +102,8 @@ impl Plan {
 
 /// Whether an instruction leaves the flags as they were.
 fn keeps_flags(insn: &Insn) -> bool {
-    let interpreted = matches!(insn.rule, Rule::Interpret | Rule::Assist | Rule::AssistFlow);
+    use Rule::*;
+    let interpreted = matches!(insn.rule, Interpret | Assist | AssistFlow | Port);
     !interpreted && insn.ins.rflags_modified() & ARITHMETIC == 0
 }
 

@@ -57,6 +57,8 @@ pub enum Rule {
     Assist,
     /// The same where the next instruction may be another than the following one.
     AssistFlow,
+    /// IN or OUT, which can't fault here: leave for the device, come back behind the instruction.
+    Port,
     /// Leave the block, interpret, come back.
     Interpret,
 }
@@ -119,6 +121,7 @@ pub fn rule(mode: &Mode, ins: &Instruction) -> Rule {
         Rdfsbase | Rdgsbase | Wrfsbase | Wrgsbase if fs_gs_base(mode, ins) => Rule::FsGsBase,
         Vzeroupper | Vzeroall if !mode.code64() && copyable(mode, ins) => Rule::ZeroVectors,
         Rdrand | Rdseed if mode.has(bit::TIME_INTERPRETED) => Rule::Interpret,
+        In | Out if mode.has(bit::IO_PRIVILEGE) => Rule::Port,
         _ if super::string::has_rule(mode, ins) => Rule::String,
         _ if super::string::repeats(mode, ins) => Rule::Repeat,
         _ if copyable(mode, ins) => Rule::Copy,
@@ -269,6 +272,10 @@ pub fn emit(b: &mut Builder) -> Flow {
         Rule::AssistFlow => {
             b.assist();
             Flow::End
+        }
+        Rule::Port => {
+            b.access_port();
+            Flow::Next
         }
         Rule::Interpret => b.exit_interpret(),
     }
