@@ -238,6 +238,15 @@ class Frame:
     def tight(self, area: Area, format: PixelFormat) -> list[tuple[Area, bytes, int | None, bytes]]:
         """Rectangles: where, control byte and what follows it plain, the zlib stream, what that compresses."""
 
+def play_fm(
+    registers: bytearray, keys: int, voices: Any, frames: int, gains: tuple[float, float]
+) -> tuple[bytes, bool]:
+    """What an OPL3 plays: frames of 16-bit stereo, and whether it can be heard any longer.
+
+    `keys`: a bit for each operator; `voices` has the attributes of ring3.devices.sound.opl3.Voices, which
+    are set to what they are afterwards; `gains`: factors for left and right.
+    """
+
 def cpu_models() -> dict[str, str]:
     """CPU models by name, each with a line of description."""
 

@@ -192,6 +192,7 @@ class Machine:
             usb=config.usb_devices,
             sound=config.sound_cards,
             audio=Tee(self.audio, self._audio_sink),
+            play_fm=import_native().play_fm,
         )
         self.memory = self.bus.memory
         pc.build(self.bus, self._pc)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fakes import FakeDrive, Ram
+from ring3._native import play_fm
 from ring3.audio import NoAudio
 from ring3.char import NoBackend
 from ring3.clock import ManualClock
@@ -145,7 +146,7 @@ def make_sb16(clock):
         port.write((2 * (number & 3) + 1) << (number > 4), 0xFF)
         port.write(0xB << (number > 4), 0x58 | number & 3)
         port.write(0xA << (number > 4), number & 3)
-    return Sb16(clock, {irq: IrqLine() for irq in (5, 7, 9, 10)}, dma.channel, NoAudio())
+    return Sb16(clock, {irq: IrqLine() for irq in (5, 7, 9, 10)}, dma.channel, NoAudio(), play_fm)
 def any_flash_command(flash, rng):
     command = rng.choice((0x10, 0x20, 0x50, 0x60, 0x70, 0x90, 0x98, 0xD0, 0xE8, 0xFF))
     flash.write(rng.randrange(0x3000), command, 1)

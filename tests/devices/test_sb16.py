@@ -2,6 +2,7 @@
 
 import pytest
 
+from ring3.devices.sound.opl3 import play_nothing
 from ring3.devices.sound.sb16 import Sb16
 from ring3.irq import IrqLine
 
@@ -63,7 +64,7 @@ def lines():
 
 @pytest.fixture
 def card(clock, lines, channels, sink):
-    return Sb16(clock, lines, channels.__getitem__, sink)
+    return Sb16(clock, lines, channels.__getitem__, sink, play_nothing)
 
 
 def command(card, *values):

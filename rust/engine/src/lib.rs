@@ -12,6 +12,7 @@ pub mod dirty;
 pub mod encode;
 pub mod exit;
 pub mod fault;
+pub mod fm;
 pub mod fpustate;
 pub mod host;
 pub mod interp;

@@ -7,6 +7,7 @@ mod encode;
 mod image;
 mod registers;
 mod snapshot;
+mod sound;
 mod vcpu;
 mod video;
 mod vm;
@@ -57,6 +58,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Exit>()?;
     module.add_class::<encode::Frame>()?;
     module.add_class::<encode::PixelFormat>()?;
+    module.add_function(wrap_pyfunction!(sound::play_fm, module)?)?;
     module.add_function(wrap_pyfunction!(cpu_models, module)?)?;
     module.add_function(wrap_pyfunction!(host_features, module)?)
 }

@@ -39,6 +39,7 @@ from ring3.devices.reset import PortA, ResetControl
 from ring3.devices.rtc import Mc146818
 from ring3.devices.sound.es1371 import PORTS as ES1371_PORTS
 from ring3.devices.sound.es1371 import Es1371
+from ring3.devices.sound.opl3 import Player, play_nothing
 from ring3.devices.sound.sb16 import Sb16
 from ring3.devices.speaker import Speaker
 from ring3.devices.storage.ahci import PORTS as AHCI_PORTS
@@ -150,6 +151,7 @@ class PcConfig:
     usb: Sequence[str] = ()                         # "tablet", "keyboard"
     sound: Sequence[str] = ()                       # "sb16", "es1371"
     audio: AudioSink = field(default_factory=NoAudio)
+    play_fm: Player = play_nothing
     processors: int = 1
     rom: bytes | None = None                        # the BIOS; None: `direct_boot_rom` stands in for it
     option_roms: Mapping[str, bytes] = field(default_factory=dict)      # by file name, for the BIOS
@@ -376,7 +378,7 @@ def sound(board: Board) -> None:
     bus, sink = board.bus, board.cfg.audio
     if "sb16" in board.cfg.sound:
         irqs = {irq: board.isa[irq].input() for irq in SB16_IRQS}
-        sb16 = bus.add("sb16", Sb16(bus.clock, irqs, board.dma.channel, sink))
+        sb16 = bus.add("sb16", Sb16(bus.clock, irqs, board.dma.channel, sink, board.cfg.play_fm))
         bus.ports(0x220, 16, "sb16", sb16)
         bus.ports(0x330, 2, "sb16", sb16.mpu)
         bus.ports(0x388, 4, "sb16", sb16.fm)

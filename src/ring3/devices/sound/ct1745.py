@@ -2,10 +2,10 @@
 
 Creative, "Sound Blaster Series Hardware Programming Guide", chapter 4.  Register names are Creative's.
 
-Modelled: volumes of master and voice with the output gain, as factors for the digital sound; interrupt and
-DMA selection; interrupt status; the registers of older mixers that are views of these.  Not modelled: the
-analogue inputs, tone controls and recording sources (stored).  Master and voice start at 0 dB, not at -14:
-the card's amplifier made up for that.
+Modelled: volumes of master, voice and MIDI with the output gain, as factors for the digital sound and for
+the music; interrupt and DMA selection; interrupt status; the registers of older mixers that are views of
+these.  Not modelled: the analogue inputs, tone controls and recording sources (stored).  The three volumes
+start at 0 dB, not at -14: the card's amplifier made up for that.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ DMA_8, DMA_16 = (0, 1, 3), (5, 6, 7)    # channels; bits of DMA_SELECT have thei
 
 def reset_registers() -> bytearray:
     registers = bytearray(256)
-    registers[Reg.MASTER : Reg.MIDI + 2] = b"\xf8\xf8\xf8\xf8\xc0\xc0"
+    registers[Reg.MASTER : Reg.MIDI + 2] = b"\xf8" * 6
     registers[Reg.OUTPUT_SWITCHES : Reg.INPUT_RIGHT + 1] = b"\x1f\x15\x0b"
     registers[0x44:0x48] = b"\x80" * 4  # treble and bass
     return registers
@@ -95,12 +95,20 @@ class Ct1745:
         """The channel selected among `choices`, if any."""
         return next((channel for channel in choices if self.state.dma_select >> channel & 1), None)
 
-    def gains(self) -> tuple[float, float]:
-        """Factors for left and right of the voice: five bits of 2 dB each, and gains of 6 dB."""
+    def voice_gains(self) -> tuple[float, float]:
+        """Factors for left and right of the digital sound."""
+        return self._gains(Reg.VOICE)
+
+    def midi_gains(self) -> tuple[float, float]:
+        """… of the music."""
+        return self._gains(Reg.MIDI)
+
+    def _gains(self, volume: int) -> tuple[float, float]:
+        """Five bits of 2 dB each, the source's and the master's, and gains of 6 dB."""
         registers = self.state.registers
         left, right = (
             decibels(registers[Reg.MASTER + side])
-            * decibels(registers[Reg.VOICE + side])
+            * decibels(registers[volume + side])
             * (1 << (registers[Reg.OUTPUT_GAIN + side] >> 6))
             for side in (0, 1)
         )

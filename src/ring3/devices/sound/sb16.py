@@ -35,14 +35,15 @@ class Sb16:
         irqs: Mapping[int, IrqLine],
         dma: Callable[[int], sb16_dsp.DmaChannel],
         sink: AudioSink,
+        play_fm: opl3.Player,
     ) -> None:
         """`irqs`: the card's ends of ISA interrupts 5, 7, 9 and 10; `dma(n)`: DMA channel n."""
         self._irqs = irqs
         self._dma = dma
         self.mpu = mpu401.Mpu401(IrqLine(lambda level: self._update_irq()))
-        self.fm = opl3.Opl3(clock)
         self.mixer = ct1745.Ct1745(self._pending, self._update_irq)
-        self.dsp = sb16_dsp.Sb16Dsp(clock, sink, self._channel, self.mixer.gains, self._update_irq)
+        self.fm = opl3.Opl3(clock, sink, play_fm, self.mixer.midi_gains)
+        self.dsp = sb16_dsp.Sb16Dsp(clock, sink, self._channel, self.mixer.voice_gains, self._update_irq)
         self.state = State(self.dsp.state, self.mixer.state, self.fm.state, self.mpu.state)
 
     def read(self, offset: int) -> int:
@@ -67,6 +68,7 @@ class Sb16:
 
     def reset(self) -> None:
         self.dsp.reset()
+        self.fm.reset()
         self.restore(State())
 
     def restore(self, state: State) -> None:
