@@ -124,7 +124,7 @@ def test_its_registers_are_at_both_regions(adapter):
         adapter.chip.write_config(Reg.BAR0 + 4 * bar, base, 4)
     adapter.chip.write_config(Reg.COMMAND, Command.IO | Command.MEMORY, 2)
     assert adapter.moves == [(0, 0xC000), (1, 0xFE00_0000)]
-    assert [face.read(0, 4) for face in adapter.chip.faces] == [0x8000_0030] * 2
+    assert [adapter.chip.faces[bar].read(0, 4) for bar in (0, 1)] == [0x8000_0030] * 2
 
 
 def test_after_power_on_mailboxes_are_missing(adapter):

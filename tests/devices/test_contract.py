@@ -26,7 +26,7 @@ from ring3.devices.hpet import Hpet
 from ring3.devices.i8042 import I8042
 from ring3.devices.ioapic import IoApic
 from ring3.devices.parallel import ParallelPort
-from ring3.devices.pci.config import PciBus
+from ring3.devices.pci.config import ROM, PciBus
 from ring3.devices.pci.host import I440Fx
 from ring3.devices.pci.isa_bridge import Piix3
 from ring3.devices.pic import I8259Pair
@@ -211,7 +211,7 @@ def any_floppy_command(fdc, rng):
 
 
 def buslogic():
-    adapter = BusLogic(Ram(), IrqLine(), ignore, ignore)
+    adapter = BusLogic(Ram(), IrqLine(), ignore, ignore, rom=bytes(4096))
     adapter.attach(0, ScsiDisk(FakeDrive(bytes(4096)), "0"))
     return adapter
 
@@ -366,7 +366,9 @@ DEVICES = {
     "buslogic": Device(
         lambda clock: buslogic(),
         itself(4),
-        lambda chip: [(ConfigFace(chip), 256), (chip.faces[0], 32), (chip.faces[1], 4096)],
+        lambda chip: [
+            (ConfigFace(chip), 256), (chip.faces[0], 32), (chip.faces[1], 4096), (chip.faces[ROM], 4096),
+        ],
         events=(mad_mailboxes,),
     ),
     # Functions and CF9h have states of their own; a stateless port stands in for the latter.

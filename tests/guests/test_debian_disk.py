@@ -14,7 +14,8 @@ FIRMWARE = {"bios": find.BIOS, "uefi": find.OVMF}
 
 
 @pytest.mark.parametrize(("firmware", "bus"), [
-    ("bios", "ide"), ("bios", "ahci"), ("bios", "virtio"), ("uefi", "ide"), ("uefi", "ahci"),
+    ("bios", "ide"), ("bios", "ahci"), ("bios", "scsi"), ("bios", "virtio"),
+    ("uefi", "ide"), ("uefi", "ahci"),
 ])
 def test_it_boots_to_its_logins_and_powers_off(tmp_path, firmware, bus):
     base = image("debian.img")

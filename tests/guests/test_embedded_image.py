@@ -14,7 +14,7 @@ HEADER_WITHIN = 8192  # bytes
 
 @pytest.fixture(scope="module")
 def image() -> bytes:
-    subprocess.run([ROOT / "guests/embedded/build"], check=True)
+    subprocess.run([ROOT / "guests/build"], check=True)
     return (ROOT / "src/ring3/firmware/embedded_guest.bin").read_bytes()
 
 

@@ -30,7 +30,7 @@ from ring3.devices.hpet import Hpet
 from ring3.devices.i8042 import I8042
 from ring3.devices.ioapic import IoApic
 from ring3.devices.parallel import ParallelPort
-from ring3.devices.pci.config import PciBus
+from ring3.devices.pci.config import ROM, PciBus
 from ring3.devices.pci.host import I440Fx
 from ring3.devices.pci.isa_bridge import Piix3
 from ring3.devices.pic import I8259Pair
@@ -72,6 +72,7 @@ from ring3.firmware import configuration, e820, text_mode
 from ring3.firmware import post as firmware_post
 from ring3.firmware.acpi import Platform, Polarity, Trigger
 from ring3.firmware.e820 import HIGH
+from ring3.firmware.find import buslogic_rom
 from ring3.irq import IrqLine, SharedLine, fan_out
 
 COM = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))     # (port, IRQ)
@@ -479,23 +480,28 @@ def scsi(board: Board) -> None:
     bus, cfg = board.bus, board.cfg
     targets: list[tuple[str, ScsiTarget]] = []
     targets += [(d.name, ScsiDisk(d.drive, d.name)) for d in cfg.disks if d.bus == "scsi"]
+    disks = len(targets)
     targets += [(c.name, ScsiCd(c.drive, c.name)) for c in cfg.cdroms if c.bus == "scsi"]
     if not targets:
         return
 
-    def moved(bar: int, base: int | None) -> None:
-        region = adapter.bars[bar]
-        move = bus.move_ports if region.io else bus.move_mmio
-        move(f"scsi region {bar}", base, region.size, adapter.faces[bar])
+    def moved(region: int, base: int | None) -> None:
+        size = len(rom) if region == ROM else adapter.bars[region].size
+        move = bus.move_ports if region != ROM and adapter.bars[region].io else bus.move_mmio
+        move(f"scsi region {region}", base, size, adapter.faces[region])
 
     def isa_moved(port: int | None) -> None:
         bus.move_ports("scsi isa", port, 4, adapter.isa)
 
     # Before its targets: `reset` goes the other way round, and what it has under way needs them.
-    adapter = bus.add("scsi", BusLogic(bus.memory, board.pci.intx(SCSI, 1), moved, isa_moved))
+    rom = buslogic_rom()
+    adapter = bus.add("scsi", BusLogic(bus.memory, board.pci.intx(SCSI, 1), moved, isa_moved, rom))
     board.pci.add(SCSI, 0, adapter)
     for target_id, (name, target) in enumerate(targets):
         adapter.attach(target_id, bus.add(name, target))
+        # The ROM has a header for each disk; the BIOS numbers them.  Disks have the first IDs.
+        if target_id < disks:
+            board.paths[name] = f"/pci@i0cf8/scsi@{SCSI:x}" + (f":rom{target_id:x}" if target_id else "")
 
 
 def virtio(board: Board) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+from ring3 import trace
+
 
 class ByteFace(Protocol):
     """Byte registers at an offset from the face's base; wider accesses arrive split into bytes."""
@@ -61,6 +63,19 @@ class WideRegisters:
     def __init__(self, read: Callable[[int, int], int], write: Callable[[int, int, int], None]) -> None:
         self.read = read
         self.write = write
+
+
+class RomFace:
+    """The wide face of a ROM: what it holds, for good."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def read(self, offset: int, size: int) -> int:
+        return int.from_bytes(self.data[offset : offset + size], "little")
+
+    def write(self, offset: int, value: int, size: int) -> None:
+        trace.odd("rom", "write of %Xh to offset %Xh of a ROM", value, offset)
 
 
 class Drive(Protocol):

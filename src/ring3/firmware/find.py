@@ -1,4 +1,4 @@
-"""Firmware images of the host: Debian's packages put them where QEMU and others look, too."""
+"""Firmware images: the host's, which Debian's packages put where QEMU looks, too, and one of ours."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,8 @@ from ring3.errors import ConfigError
 
 BIOS, VGA_BIOS = "bios-256k.bin", "vgabios-stdvga.bin"
 SEABIOS_DIRECTORIES = ("/usr/share/seabios", "/usr/local/share/seabios", "/usr/share/qemu")
+
+BUSLOGIC_ROM = "buslogic_rom.bin"       # guests/buslogic
 
 OVMF, OVMF_VARIABLES = "OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"
 OVMF_DIRECTORIES = ("/usr/share/OVMF", "/usr/local/share/OVMF", "/usr/share/edk2/x64")
@@ -20,6 +22,11 @@ def ovmf(name: str) -> bytes:
 def seabios(name: str) -> bytes:
     """A file of SeaBIOS."""
     return read("bios", name, SEABIOS_DIRECTORIES, package="seabios")
+
+
+def buslogic_rom() -> bytes:
+    """The SCSI adapter's BIOS, which is ours."""
+    return Path(__file__).with_name(BUSLOGIC_ROM).read_bytes()
 
 
 def present(name: str) -> bool:

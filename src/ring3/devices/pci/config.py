@@ -1,12 +1,12 @@
 """PCI configuration space: headers, base address registers, and the way to them through CF8h and CFCh.
 
-PCI Local Bus Specification 2.1, chapters 6 (configuration space; §6.2.5.1 base address registers) and 3.7.4
-(configuration mechanism #1).  Offsets and bits are the specification's.
+PCI Local Bus Specification 2.1, chapters 6 (configuration space; §6.2.5.1 base address registers, §6.2.5.2
+expansion ROMs) and 3.7.4 (configuration mechanism #1).  Offsets and bits are the specification's.
 
 A function is described by two images of 256 bytes, its reset values and which bits can be written, plus the
 bits that a 1 clears.  Everything else reads as it stands.
 
-Not modelled: buses behind bridges (every bus but 0 is empty), special cycles, expansion ROMs and PERR/SERR.
+Not modelled: buses behind bridges (every bus but 0 is empty), special cycles and PERR/SERR.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,14 +17,18 @@ from ring3.devices.face import ByteFace
 from ring3.irq import IrqLine, SharedLine
 
 Moved = Callable[[int, int | None], None]
-"""(BAR number, base): where the region is decoded now; None: nowhere.  A guest may choose any base, also one
-where something else is: the one who maps it must bear that."""
+"""(BAR number or `ROM`, base): where the region is decoded now; None: nowhere.  A guest may choose any base,
+also one where something else is: the one who maps it must bear that."""
+
+
+ROM = 6  # the expansion ROM's number among the regions: behind those of the six BARs
+ROM_ENABLE = 0x0000_0001  # in Reg.ROM
 
 
 class Reg:  # offsets (§6.1)
     VENDOR, DEVICE, COMMAND, STATUS, REVISION, CLASS = 0x00, 0x02, 0x04, 0x06, 0x08, 0x09
     CACHE_LINE, LATENCY, HEADER_TYPE, BAR0 = 0x0C, 0x0D, 0x0E, 0x10
-    SUBSYSTEM_VENDOR, SUBSYSTEM, INTERRUPT_LINE, INTERRUPT_PIN = 0x2C, 0x2E, 0x3C, 0x3D
+    SUBSYSTEM_VENDOR, SUBSYSTEM, ROM, INTERRUPT_LINE, INTERRUPT_PIN = 0x2C, 0x2E, 0x30, 0x3C, 0x3D
 
 
 class Command:
@@ -79,9 +83,13 @@ class PciFunction:
         *,
         clearable: bytes = bytes(256),
         bars: Sequence[Bar] = (),
+        rom_bytes: int = 0,
         moved: Moved = _nowhere,
     ) -> None:
-        """`state.config` holds the reset values; `bars` are numbered from 10h on."""
+        """`state.config` holds the reset values; `bars` are numbered from 10h on.
+
+        `rom_bytes`: of the expansion ROM, a power of two; 0: there is none.
+        """
         self.state = state
         self.bars = bars
         self._moved = moved
@@ -90,7 +98,10 @@ class PciFunction:
         for n, bar in enumerate(bars):
             at = Reg.BAR0 + 4 * n
             self._writable[at : at + 4] = bar.address_mask.to_bytes(4, "little")
-        self._bases: list[int | None] = [None] * len(bars)
+        self._rom_mask = -rom_bytes & 0xFFFF_F800
+        rom_writable = self._rom_mask | ROM_ENABLE if rom_bytes else 0
+        self._writable[Reg.ROM : Reg.ROM + 4] = rom_writable.to_bytes(4, "little")
+        self._bases: dict[int, int | None] = {}  # as `moved` was told; those it was not told of are nowhere
 
     def read_config(self, offset: int, size: int) -> int:
         return int.from_bytes(self.state.config[offset : offset + size], "little")
@@ -122,12 +133,21 @@ class PciFunction:
         at = Reg.BAR0 + 4 * number
         return int.from_bytes(config[at : at + 4], "little") & bar.address_mask
 
+    def rom_base(self) -> int | None:
+        """Where the expansion ROM is decoded; its own enable bit and the command register must let it."""
+        at = int.from_bytes(self.state.config[Reg.ROM : Reg.ROM + 4], "little")
+        enabled = at & ROM_ENABLE and self.state.config[Reg.COMMAND] & Command.MEMORY
+        return at & self._rom_mask if enabled and self._rom_mask else None
+
     def _move_bars(self) -> None:
         for n in range(len(self.bars)):
-            base = self.bar_base(n)
-            if base != self._bases[n]:
-                self._bases[n] = base
-                self._moved(n, base)
+            self._move_region(n, self.bar_base(n))
+        self._move_region(ROM, self.rom_base())
+
+    def _move_region(self, region: int, base: int | None) -> None:
+        if base != self._bases.get(region):
+            self._bases[region] = base
+            self._moved(region, base)
 
 
 @dataclass(slots=True)

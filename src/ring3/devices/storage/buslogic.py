@@ -8,9 +8,11 @@ Both exist in a 24-bit form (big-endian, of the AHA-1540) and a 32-bit one (litt
 
 Targets are `ScsiTarget`s; the adapter itself is ID 7.  Data moves by bus mastering, in the target's chunks.
 
-Not modelled: the adapter's BIOS (so no firmware boots from it), target mode, linked CCBs, BIOS commands,
-SCAM, EEPROM and flash, and transfer rates; negotiated values are answered as the best there are.  More data
-than the driver left room for is cut without being reported.
+Its expansion ROM holds a BIOS of ours (guests/buslogic), which uses mailboxes as drivers do.
+
+Not modelled: target mode, linked CCBs, BIOS commands, SCAM, EEPROM and flash, and transfer rates; negotiated
+values are answered as the best there are.  More data than the driver left room for is cut without being
+reported.
 
 Addresses and lengths are bytes.
 """
@@ -21,8 +23,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ring3 import trace
-from ring3.devices.face import Memory, WideFace, WideRegisters
-from ring3.devices.pci.config import Bar, Command, Moved, PciFunction, Reg, image
+from ring3.devices.face import Memory, RomFace, WideFace, WideRegisters
+from ring3.devices.pci.config import ROM, Bar, Command, Moved, PciFunction, Reg, image
 from ring3.devices.storage.scsi import ScsiTarget, Status, Task
 from ring3.irq import IrqLine
 
@@ -247,13 +249,23 @@ class BusLogic(PciFunction):
     state: State
 
     def __init__(
-        self, memory: Memory, irq: IrqLine, moved: Moved, isa_moved: Callable[[int | None], None]
+        self,
+        memory: Memory,
+        irq: IrqLine,
+        moved: Moved,
+        isa_moved: Callable[[int | None], None],
+        rom: bytes = b"",
     ) -> None:
-        """`moved`: `faces[bar]` is decoded there now.  `isa_moved`: the same for `isa`, four ports."""
-        super().__init__(State(), WRITABLE, clearable=CLEARABLE, bars=BARS, moved=moved)
+        """`moved`: `faces[region]` is decoded there now.  `isa_moved`: the same for `isa`, four ports.
+
+        `rom`: the expansion ROM, a power of two of bytes.
+        """
+        super().__init__(
+            State(), WRITABLE, clearable=CLEARABLE, bars=BARS, rom_bytes=len(rom), moved=moved
+        )
         self.targets: dict[int, ScsiTarget] = {}
         region = WideRegisters(self._read_wide, self._write_wide)
-        self.faces: tuple[WideFace, ...] = (region, region)
+        self.faces: dict[int, WideFace] = {0: region, 1: region, ROM: RomFace(rom)}
         self.isa = region
         self._memory = memory
         self._irq = irq
