@@ -70,6 +70,7 @@ struc Frame
 .length         resd    1               ; of the data: the CCB's own becomes the residual
 .attempts       resw    1
 .unit           resw    1               ; the one of `units` that all is about
+.answer         resb    8               ; of READ CAPACITY
 endstruc
 
 FRAME           equ     Frame_size

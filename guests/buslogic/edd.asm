@@ -40,6 +40,7 @@ endstruc
 
 HANDLES_BOUNDARIES equ  0x01            ; flags
 CHS_VALID       equ     0x02
+REMOVABLE       equ     0x04
 VERIFIES_WRITES equ     0x08
 PATH_KEY        equ     0xBEDD
 
@@ -137,25 +138,13 @@ packet:
 drive_parameters:
         mov     es, [CALLER(ds)]
         mov     di, [CALLER(esi)]
-        mov     si, [FIELD(unit)]
         mov     bx, [es:di + Parameters.size]
         mov     ah, BAD_COMMAND
         cmp     bx, Parameters.end_1
         jb      .end
         mov     word [es:di + Parameters.size], Parameters.end_1
-        mov     word [es:di + Parameters.flags], HANDLES_BOUNDARIES | CHS_VALID | VERIFIES_WRITES
-        movzx   eax, word [si + Unit.heads]
-        mov     [es:di + Parameters.heads], eax
-        movzx   ecx, word [si + Unit.sectors]
-        mov     [es:di + Parameters.sectors], ecx
-        imul    ecx, eax
-        mov     eax, [si + Unit.blocks]
-        xor     edx, edx
-        mov     [es:di + Parameters.blocks], eax
-        mov     [es:di + Parameters.blocks + 4], edx
-        div     ecx
-        mov     [es:di + Parameters.cylinders], eax
-        mov     word [es:di + Parameters.block_size], BLOCK
+        call    tell_size
+        jc      .end
         cmp     bx, Parameters.end_2
         jb      .good
         mov     word [es:di + Parameters.size], Parameters.end_2
@@ -167,6 +156,42 @@ drive_parameters:
 .good:
         mov     ah, 0
 .end:
+        ret
+
+; Blocks and geometry; a CD has none, and is asked.  CF: there is none, AH = status.
+tell_size:
+        push    bx
+        mov     si, [FIELD(unit)]
+        movzx   eax, word [si + Unit.heads]
+        mov     [es:di + Parameters.heads], eax
+        movzx   ecx, word [si + Unit.sectors]
+        mov     [es:di + Parameters.sectors], ecx
+        mov     edx, [si + Unit.block_bytes]
+        mov     [es:di + Parameters.block_size], dx
+        cmp     dx, CD_BLOCK
+        je      .cd
+        mov     word [es:di + Parameters.flags], HANDLES_BOUNDARIES | CHS_VALID | VERIFIES_WRITES
+        imul    ecx, eax
+        mov     eax, [si + Unit.blocks]
+        push    eax
+        xor     edx, edx
+        div     ecx
+        mov     [es:di + Parameters.cylinders], eax
+        pop     eax
+        jmp     .blocks
+.cd:
+        mov     word [es:di + Parameters.flags], HANDLES_BOUNDARIES | REMOVABLE
+        mov     dword [es:di + Parameters.cylinders], 0
+        push    si
+        call    read_capacity
+        pop     si
+        jc      .end
+.blocks:
+        mov     [es:di + Parameters.blocks], eax
+        mov     dword [es:di + Parameters.blocks + 4], 0
+        clc
+.end:
+        pop     bx
         ret
 
 ; PCI bus, device and function, SCSI target, with a checksum.

@@ -52,12 +52,17 @@ int13:
         mov     [FIELD(unit)], si
         mov     dl, [si + Unit.target]
         mov     [FIELD(target)], dl
-        mov     bx, functions
+        mov     bx, disk_functions
+        mov     cx, disk_functions_end
+        cmp     dword [si + Unit.block_bytes], CD_BLOCK
+        jne     .function
+        mov     bx, cd_functions
+        mov     cx, cd_functions_end
 .function:
         cmp     ah, [bx]
         je      .found
         add     bx, 3
-        cmp     bx, functions_end
+        cmp     bx, cx
         jb      .function
         mov     ah, BAD_COMMAND
         jmp     .done
@@ -82,13 +87,11 @@ int13:
 
 ; Each gets the caller's AX, DS = the ROM and [unit]; it returns AH = status.  If that is 0, the caller's AH is
 ; what the function put there, or 0.
-functions:
 %macro FUNCTION 2
                 db      %1
                 dw      %2
 %endmacro
-                FUNCTION 0x00, test_ready       ; reset
-                FUNCTION 0x01, last_status
+disk_functions:
                 FUNCTION 0x02, read_sectors
                 FUNCTION 0x03, write_sectors
                 FUNCTION 0x04, verify_sectors
@@ -96,18 +99,23 @@ functions:
                 FUNCTION 0x09, test_ready       ; set parameters: they are set
                 FUNCTION 0x0C, seek_cylinder
                 FUNCTION 0x0D, test_ready       ; reset
-                FUNCTION 0x10, test_ready
                 FUNCTION 0x11, test_ready       ; recalibrate
                 FUNCTION 0x14, test_ready       ; diagnostics of the adapter
                 FUNCTION 0x15, drive_type
-                FUNCTION 0x41, extensions
-                FUNCTION 0x42, read_blocks
                 FUNCTION 0x43, write_blocks
                 FUNCTION 0x44, verify_blocks
+                FUNCTION 0x4E, hardware
+cd_functions:                                   ; from here on, those of both
+                FUNCTION 0x00, test_ready       ; reset
+                FUNCTION 0x01, last_status
+                FUNCTION 0x10, test_ready
+                FUNCTION 0x41, extensions
+                FUNCTION 0x42, read_blocks
                 FUNCTION 0x47, seek_block
                 FUNCTION 0x48, drive_parameters
-                FUNCTION 0x4E, hardware
-functions_end:
+disk_functions_end:
+                FUNCTION 0x4B, emulation
+cd_functions_end:
 
 ; AH = 0, or why the drive is not ready.
 test_ready:
@@ -243,7 +251,10 @@ transfer:
         mov     [FIELD(direction)], ah
         mov     [FIELD(data)], edx
         movzx   ecx, cx
-        shl     ecx, 9                  ; bytes
+        push    si
+        mov     si, [FIELD(unit)]
+        imul    ecx, [si + Unit.block_bytes]
+        pop     si
         mov     [FIELD(length)], ecx
         call    execute
         jc      .end

@@ -1,8 +1,9 @@
-; The BIOS of the BusLogic BT-958: makes its disks drives of INT 13h, and so lets a BIOS boot from them.
+; The BIOS of the BusLogic BT-958: makes its disks and CD drives drives of INT 13h, and lets a BIOS boot from them.
 ;
 ; An expansion ROM as PCI Local Bus 2.1, 6.3, describes it, with expansion headers of the Plug and Play BIOS
-; Specification 1.0A, 3: one for each disk found, whose boot connection vector (BCV) makes it a drive when the
-; BIOS has chosen the order.  The BIOS copies it below 1 MiB, where it can be written to until the boot begins,
+; Specification 1.0A, 3: one for each unit found, in the order of their IDs.  A disk's boot connection vector (BCV)
+; makes it a drive when the BIOS has chosen the order; a CD drive has a bootstrap entry vector (BEV), which boots
+; the CD.  The BIOS copies the ROM below 1 MiB, where it can be written to until the boot begins,
 ; and calls it in real mode with AX = bus, device and function of the card.
 ;
 ; All that is found out is written to the copy before it is sealed.  What changes later (mailboxes, CCB, sense
@@ -10,7 +11,8 @@
 ; times 16 plus offset, so INT 13h is for real mode, and for virtual-8086 mode where linear addresses are
 ; physical ones.  Once an operating system's driver has the adapter, INT 13h is no longer to be used.
 ;
-; Not there: CD drives, logical units but 0, blocks of other than 512 bytes, more than 32 bits of block number.
+; Not there: CDs that stand for a diskette or a disk (El Torito's emulation), logical units but 0, disks with blocks
+; of other than 512 bytes, more than 32 bits of block number.
 
         cpu     686
         bits    16
@@ -93,7 +95,8 @@ struc Unit
 .heads          resw    1
 .sectors        resw    1               ; per track
 .cylinders      resw    1               ; that INT 13h can name: 1024 at most
-.blocks         resd    1
+.blocks         resd    1               ; of a disk; a CD may be changed
+.block_bytes    resd    1               ; which tells disks from CD drives
 endstruc
 
 NAME_BYTES      equ     40
@@ -103,6 +106,8 @@ units:          times   UNITS * Unit_size db 0
 units_end:
 names:          times   UNITS * NAME_BYTES db 0
 count:          dw      0               ; of units
+last_cd:        db      0xEF            ; drive number for the next CD drive: a BIOS's own count up from E0h
+                db      0
 ports:          dw      0               ; the adapter's registers
 location:       dw      0               ; its bus, device and function
 previous:       dd      0               ; who handled INT 13h before; 0: we don't yet
@@ -112,6 +117,7 @@ previous:       dd      0               ; who handled INT 13h before; 0: we don'
 %include "geometry.asm"         ; cylinders, heads and sectors
 %include "int13.asm"            ; the functions of INT 13h
 %include "edd.asm"              ; … and its extensions
+%include "cd.asm"               ; booting from CDs
 
 %if $ - header >= ROM_BYTES
         %error "the code does not fit the ROM"

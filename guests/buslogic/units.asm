@@ -1,7 +1,9 @@
-; Finding disks when the BIOS initialises the card, and making them drives when it says so.
+; Finding disks and CD drives when the BIOS initialises the card, and making disks drives when it says so.
 
 BLOCK           equ     512             ; bytes
 INQUIRY_BYTES   equ     36
+DISK            equ     0x00            ; peripheral device types: direct access,
+CD              equ     0x05            ; CD and DVD
 
 PCI_READ_WORD   equ     0xB109          ; PCI BIOS 2.1, INT 1Ah
 PCI_READ_DWORD  equ     0xB10A
@@ -76,7 +78,7 @@ buffer:
         pop     es
         ret
 
-; Looks for a disk at [target], and writes down what there is to know of it.
+; Looks for a disk or a CD drive at [target], and writes down what there is to know of it.
 probe:
         mov     ax, [count]
         cmp     ax, UNITS
@@ -93,24 +95,55 @@ probe:
         call    buffer
         call    execute
         jc      .end
-        cmp     byte [es:di], 0         ; a direct-access device is there
+        mov     al, [es:di]
+        cmp     al, DISK
+        je      .disk
+        cmp     al, CD
         jne     .end
         call    keep_name
-        call    start
-        call    read_capacity
+        call    enter_cd
+        jmp     .found
+.disk:
+        call    keep_name
+        call    enter_disk
         jc      .end
+.found:
         mov     di, [FIELD(unit)]
         mov     al, [FIELD(target)]
         mov     [di + Unit.target], al
-        call    find_geometry
         inc     word [count]
-        mov     si, [FIELD(unit)]
+        mov     si, di
         call    name_of
         call    print
         mov     si, new_line
         call    print
 .end:
         ret
+
+; The unit is a disk.  CF unless its blocks can be told, and have 512 bytes.
+enter_disk:
+        call    start
+        call    read_capacity
+        jc      .end
+        cmp     ecx, BLOCK
+        stc
+        jne     .end
+        mov     si, [FIELD(unit)]
+        mov     [si + Unit.blocks], eax
+        mov     [si + Unit.block_bytes], ecx
+        call    find_geometry
+        clc
+.end:
+        ret
+
+; The unit is a CD drive, and a drive of INT 13h at once: when a CD is booted, nothing can be written down any more.
+enter_cd:
+        mov     si, [FIELD(unit)]
+        mov     dword [si + Unit.block_bytes], CD_BLOCK
+        mov     al, [last_cd]
+        dec     byte [last_cd]
+        mov     [si + Unit.drive], al
+        jmp     hook
 
 ; SI = the name that belongs to the unit SI.
 name_of:
@@ -171,28 +204,25 @@ start:
 .end:
         ret
 
-; CF unless there are blocks, of 512 bytes.
+; EAX = blocks of the unit, ECX = bytes of one.  CF: it does not tell, AH = status.
 read_capacity:
         mov     al, READ_CAPACITY
         call    begin_cdb
         mov     byte [FIELD(direction)], DATA_IN
         mov     byte [FIELD(length)], 8
-        call    buffer
+        lea     si, [FIELD(answer)]
+        call    stack_address
+        mov     [FIELD(data)], eax
         call    execute
         jc      .end
-        mov     eax, [es:di + 4]
-        bswap   eax
-        cmp     eax, BLOCK
-        stc
-        jne     .end
-        mov     eax, [es:di]
+        mov     ecx, [FIELD(answer) + 4]
+        bswap   ecx
+        mov     eax, [FIELD(answer)]
         bswap   eax
         inc     eax
         jnz     .known                  ; more than can be told: 2 TiB less one block can be used
         dec     eax
 .known:
-        mov     si, [FIELD(unit)]
-        mov     [si + Unit.blocks], eax
         clc
 .end:
         ret
@@ -202,10 +232,20 @@ link_headers:
         mov     cx, [count]
         jcxz    .end
         mov     bx, expansion_headers
-        mov     dx, connect_0
+        mov     dx, vector_0
+        mov     si, units
 .header:
-        mov     [bx + Expansion.bcv], dx
-        add     dx, connect_1 - connect_0
+        mov     ax, Expansion.bev
+        cmp     dword [si + Unit.block_bytes], CD_BLOCK
+        je      .cd
+        mov     ax, Expansion.bcv
+.cd:
+        mov     di, bx
+        add     di, ax
+        mov     [di], dx
+        add     dx, vector_1 - vector_0
+        add     si, Unit_size
+        push    si
         lea     ax, [bx + Expansion_size]
         cmp     cx, 1
         ja      .more
@@ -216,6 +256,7 @@ link_headers:
         mov     di, Expansion_size
         call    sum
         sub     [bx + Expansion.checksum], al
+        pop     si
         add     bx, Expansion_size
         loop    .header
 .end:
@@ -256,19 +297,21 @@ print:
 greeting:       db      "BusLogic BT-958"
 new_line:       db      13, 10, 0
 
-; --- boot connection vectors, one for each unit ---
+; --- boot connection and bootstrap entry vectors, one for each unit ---
 
 %assign number 0
 %rep UNITS
-connect_%[number]:
+vector_%[number]:
         push    si
         mov     si, units + number * Unit_size
-        jmp     near connect
+        jmp     near chosen
 %assign number number + 1
 %endrep
 
-; The unit SI becomes the next drive of INT 13h.
-connect:
+; The BIOS has chosen the unit SI: a disk becomes the next drive of INT 13h, a CD is booted.
+chosen:
+        cmp     dword [cs:si + Unit.block_bytes], CD_BLOCK
+        je      boot_cd
         pushf
         pushad
         push    ds
@@ -295,6 +338,7 @@ connect:
 
 ; INT 13h comes to us from now on.
 hook:
+        pushf
         cmp     dword [previous], 0
         jne     .end
         xor     ax, ax
@@ -305,4 +349,5 @@ hook:
         mov     word [es:4 * 0x13], int13
         mov     [es:4 * 0x13 + 2], cs
 .end:
+        popf
         ret

@@ -4,10 +4,12 @@ import struct
 
 import pytest
 
+from guest_terminal import image
 from int13 import ANSWER, BLOCK, BUFFER, Int13, boot_sector
 from ring3.firmware import find
 from ring3.machine import Machine
 
+BOOT_S = 60                             # on a machine that is busy with other tests
 pytestmark = [
     pytest.mark.guest,
     pytest.mark.timeout(300),
@@ -210,3 +212,95 @@ def test_no_memory_is_taken_away(int13):
 def test_the_interrupt_line_is_quiet(int13):
     int13.read(FIRST, 0)
     assert not int13.vm.bus.devices["scsi"].state.interrupt
+
+
+# --- CDs ---
+
+CD_BLOCK = 2048                         # bytes
+CD = 0xEF
+
+
+@pytest.mark.parametrize(("name", "shown"), [
+    ("grub-rescue-cdrom.iso", "highlighted entry will be executed"),
+    ("ipxe.iso", "iPXE initialising devices"),
+])
+def test_a_cd_is_booted(name, shown):
+    with Machine(firmware="bios", memory="64M", cdrom=f"{image(name)},bus=scsi") as vm:
+        vm.screen.wait(shown, timeout_s=BOOT_S)
+        if name.startswith("grub"):
+            vm.keyboard.press("c")
+            vm.screen.wait("grub>", timeout_s=BOOT_S)
+            vm.keyboard.type("ls (cd)/boot/grub\n")
+            vm.screen.wait("i386-pc/", timeout_s=BOOT_S)
+
+
+def cd(path, media=0):
+    """A CD with a boot record and a catalog: our boot sector from block 20 on."""
+    blocks = bytearray(24 * CD_BLOCK)
+    blocks[17 * CD_BLOCK : 17 * CD_BLOCK + 30] = b"\0CD001\1EL TORITO SPECIFICATION"
+    struct.pack_into("<I", blocks, 17 * CD_BLOCK + 0x47, 19)
+    struct.pack_into("<HBB26xH", blocks, 19 * CD_BLOCK, 1, 0, 0, 0xAA55)
+    struct.pack_into("<BBHBxHI", blocks, 19 * CD_BLOCK + 32, 0x88, media, 0, 0, 3, 20)
+    blocks[20 * CD_BLOCK : 20 * CD_BLOCK + BLOCK] = boot_sector()
+    blocks[22 * CD_BLOCK : 22 * CD_BLOCK + 8] = b"block 22"
+    path.write_bytes(blocks)
+    return path
+
+
+@pytest.fixture(scope="module")
+def from_cd(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cds")
+    settings = {
+        "disk": f"{disk(folder / 'disk', MIB)},bus=scsi", "cdrom": f"{cd(folder / 'cd')},bus=scsi",
+        "boot": "cdrom,disk", "serial": "memory",
+    }
+    with Machine(firmware="bios", memory="64M", **settings) as vm:
+        yield Int13(vm)
+
+
+def test_the_program_of_a_cd_knows_its_drive(from_cd):
+    assert from_cd.boot_drive == CD
+
+
+def test_blocks_of_a_cd_have_2048_bytes(from_cd):
+    result = from_cd.blocks(0x42, CD, 22, 1)
+    assert result.carry == 0
+    assert from_cd.vm.memory.read(BUFFER, CD_BLOCK) == b"block 22".ljust(CD_BLOCK, b"\0")
+
+
+def test_a_disk_beside_the_cd_is_drive_80h(from_cd):
+    assert from_cd.read(0x80, NAME_AT).rstrip() == b"disk"
+
+
+@pytest.mark.parametrize("al", [0, 1])
+def test_a_program_is_told_how_it_was_booted(from_cd, al):
+    from_cd.vm.memory.write(ANSWER, bytes(19))
+    assert from_cd(0x4B, CD, eax=al, esi=ANSWER).carry == 0
+    packet = struct.unpack("<BBBBIHHHH3s", from_cd.vm.memory.read(ANSWER, 19))
+    assert packet == (19, 0, CD, 0, 20, 1, 0, 0x07C0, 3, bytes(3))
+
+
+def test_drive_parameters_of_a_cd_tell_its_blocks(from_cd):
+    from_cd.vm.memory.write(ANSWER, (26).to_bytes(2, "little"))
+    assert from_cd(0x48, CD, esi=ANSWER).carry == 0
+    fields = struct.unpack("<HHIIIQH", from_cd.vm.memory.read(ANSWER, 26))
+    assert fields == (26, 0x05, 0, 0, 0, 24, CD_BLOCK)
+
+
+@pytest.mark.parametrize("ah", [0x02, 0x03, 0x08, 0x43])
+def test_a_cd_has_no_functions_of_disks(from_cd, ah):
+    result = from_cd(ah, CD, eax=1, ecx=1)
+    assert (result.carry, result.ah) == (1, BAD_COMMAND)
+
+
+@pytest.mark.parametrize("medium", ["empty", "blank", "emulation"])
+def test_what_cannot_be_booted_is_passed_over(tmp_path, medium):
+    """… for the disk behind it."""
+    (tmp_path / "blank").write_bytes(bytes(24 * CD_BLOCK))
+    cd(tmp_path / "emulation", media=2)
+    cdrom = medium if medium == "empty" else tmp_path / medium
+    disks = f"{disk(tmp_path / 'disk', MIB)},bus=scsi"
+    settings = {"cdrom": f"{cdrom},bus=scsi", "disk": disks, "boot": "cdrom,disk"}
+    with Machine(firmware="bios", memory="64M", serial="memory", **settings) as vm:
+        assert Int13(vm).boot_drive == 0x80
+        assert "No CD that can be booted" in vm.screen.text()

@@ -480,7 +480,6 @@ def scsi(board: Board) -> None:
     bus, cfg = board.bus, board.cfg
     targets: list[tuple[str, ScsiTarget]] = []
     targets += [(d.name, ScsiDisk(d.drive, d.name)) for d in cfg.disks if d.bus == "scsi"]
-    disks = len(targets)
     targets += [(c.name, ScsiCd(c.drive, c.name)) for c in cfg.cdroms if c.bus == "scsi"]
     if not targets:
         return
@@ -499,9 +498,8 @@ def scsi(board: Board) -> None:
     board.pci.add(SCSI, 0, adapter)
     for target_id, (name, target) in enumerate(targets):
         adapter.attach(target_id, bus.add(name, target))
-        # The ROM has a header for each disk; the BIOS numbers them.  Disks have the first IDs.
-        if target_id < disks:
-            board.paths[name] = f"/pci@i0cf8/scsi@{SCSI:x}" + (f":rom{target_id:x}" if target_id else "")
+        # The ROM has a header for each, in this order, and the BIOS numbers them.
+        board.paths[name] = f"/pci@i0cf8/scsi@{SCSI:x}" + (f":rom{target_id:x}" if target_id else "")
 
 
 def virtio(board: Board) -> None:
