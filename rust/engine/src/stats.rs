@@ -45,6 +45,12 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// By ports and memory.
+    #[inline]
+    pub fn device_accesses(&self) -> u64 {
+        self.port_accesses + self.mmio_accesses
+    }
+
     #[inline]
     pub fn count_interpreted(&mut self, mnemonic: iced_x86::Mnemonic) {
         self.interpreted += 1;

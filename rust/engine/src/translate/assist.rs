@@ -6,9 +6,6 @@
 //! handler runs on the monitor's stack, and execution goes on behind the instruction, or, where CPL,
 //! mode or RIP changed, through the jump table of the new privilege class.
 //!
-//! IN and OUT are done on the vCPU thread's own stack, because devices may be written in Python:
-//! translated code is left for them (`exit::PORT`) and entered again behind the instruction.
-//!
 //! Invariants.  1. Vector registers may be the guest's: nothing here uses more than baseline SSE2 (no
 //! libc memcpy or memset, no list that grows).  2. What an assist can't do (device memory, stores to
 //! pages with code, page crossings, faults) it leaves undone: translated code is left, and the
@@ -30,6 +27,9 @@ pub const MAX_ASSISTS: usize = 1 << 18;
 pub struct Assist {
     pub ins: Instruction,
     pub mode: Mode,
+    pub block: u32,
+    /// As one that accesses a device (`device`).
+    pub credit: u8,
 }
 
 /// Whether `ins` has an assist.
@@ -89,22 +89,6 @@ impl Vcpu {
             (*area).host_flags = image;
             (*area).enter_target = target;
         }
-    }
-
-    /// Does an access to a port for translated code, which was left for that; where to go on in it.
-    pub(super) fn access_port(&mut self, number: u32, behind: u64) -> Option<u64> {
-        let Some(Assist { ins, .. }) = self.jit.assists.get(number as usize).copied() else {
-            self.error = Some(format!("port access {number}, which no block has"));
-            return None;
-        };
-        self.next_rip = self.wrap_ip(ins.next_ip());
-        if let Err(fault) = self.execute(&ins) {
-            self.raise(fault);
-            return None;
-        }
-        self.cpu.rip = self.next_rip;
-        // What a device does to code, memory or interrupts asks for attention; the mode it can't change.
-        (!self.must_attend()).then_some(behind)
     }
 
     /// Executes the instruction; false: the interpreter must, from the start.

@@ -68,7 +68,7 @@ impl Insn {
         match self.rule {
             Copy | CallIndirect | JmpIndirect => self.ins.op_kinds().any(|k| k == OpKind::Memory),
             Lea | Nothing | Jmp | Jcc | Loop | Jcxz | Rdtsc | Swapgs | FsGsBase | ReadSegment
-            | Interpret | Assist | AssistFlow | Port | Repeat => false,
+            | Interpret | Assist | AssistFlow | Device | Repeat => false,
             _ => true,
         }
     }
@@ -636,9 +636,9 @@ impl Builder<'_> {
         self.call_with_number(self.thunks.assist);
     }
 
-    /// Has the dispatcher do the current instruction, an access to a port, and come back here.
-    pub fn access_port(&mut self) {
-        self.call_with_number(self.thunks.port);
+    /// Has the dispatcher do the current instruction and come back here.
+    pub fn access_device(&mut self) {
+        self.call_with_number(self.thunks.device);
         // Outside of translated code the FPU's state is in memory.
         self.fpu_checked = false;
     }
@@ -1189,6 +1189,7 @@ pub fn decode(
     page: &mut PageCopy,
     offset: usize,
     insns: &mut Vec<Insn>,
+    of_device: impl Fn(u64) -> bool,
 ) -> Liveness {
     if decode_up_to(
         MAX_INSTRUCTIONS,
@@ -1205,10 +1206,22 @@ pub fn decode(
             insns,
         );
     }
+    for insn in insns.iter_mut().filter(|insn| may_be_of_device(insn)) {
+        if of_device(insn.ins.ip()) {
+            insn.rule = Rule::Device;
+        }
+    }
     if mode.has(bit::ALL_FLAGS_LIVE) {
         return Liveness::default();
     }
     liveness(mode, page, rip.wrapping_sub(offset as u64), insns)
+}
+
+/// Whether the instruction can have `Rule::Device` because of what it accesses.
+pub fn may_be_of_device(insn: &Insn) -> bool {
+    insn.rule == Rule::Copy
+        && reencode::memory_operand(&insn.ins).is_some()
+        && reencode::unit(&insn.ins) == Unit::Integer
 }
 
 /// Decodes the one instruction at `bytes`, which straddles two pages.
@@ -1400,7 +1413,7 @@ pub fn flag_use(insn: &Insn) -> (u32, u32) {
     let ins = &insn.ins;
     if matches!(
         insn.rule,
-        Rule::Interpret | Rule::Assist | Rule::AssistFlow | Rule::Port | Rule::Repeat
+        Rule::Interpret | Rule::Assist | Rule::AssistFlow | Rule::Device | Rule::Repeat
     ) {
         return (ARITHMETIC, 0);
     }

@@ -62,7 +62,7 @@ pub struct Area {
     pub host_mxcsr: u32,
     /// The vCPU's thread's stack pointer while translated code runs.
     pub host_rsp: u64,
-    /// Where `enter` jumps to; for `exit::PORT`, the address behind the instruction.
+    /// Where `enter` jumps to; for `exit::DEVICE`, the address behind the instruction.
     pub enter_target: u64,
     /// R11 there: where an indirect jump finds the flags.
     pub enter_recovery: u64,
@@ -72,7 +72,7 @@ pub struct Area {
     pub exit_kind: u32,
     /// Number of the link to patch (`exit::LINK`).
     pub exit_link: u32,
-    /// Number of the assist (`exit::PORT`).
+    /// Number of the assist (`exit::DEVICE`).
     pub exit_assist: u32,
     /// Host address inside the block (`exit::INTERPRET_AT`).
     pub exit_site: u64,

@@ -46,7 +46,7 @@ fn thunks() -> (Thunks, Vec<(u64, &'static str)>) {
         miss: add("miss"),
         miss_saved: add("miss_saved"),
         assist: add("assist"),
-        port: add("port"),
+        device: add("device"),
         load_fpu: add("load_fpu"),
         retry: add("retry"),
         interpret_here: add("interpret_here"),
@@ -171,7 +171,7 @@ fn translate(case: &Case) -> String {
     // SAFETY: the page lives longer than its copy is used.
     unsafe { copy.start(page.as_ptr()) };
     let mut insns = Vec::new();
-    let plan = block::decode(mode, RIP, &mut copy, 0, &mut insns).plan;
+    let plan = block::decode(mode, RIP, &mut copy, 0, &mut insns, |_| false).plan;
     let source = Source {
         mode: *mode,
         rip: RIP,

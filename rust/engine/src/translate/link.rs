@@ -6,6 +6,7 @@
 
 use super::block::{Built, Entry, PageCheck, Recovery};
 use super::cache::CodeCache;
+use super::device::Sites;
 use super::env::{Area, JUMP_ENTRIES};
 use super::mode::Mode;
 use super::runtime::Thunks;
@@ -146,6 +147,10 @@ impl Block {
         self.key.rip
     }
 
+    pub fn physical(&self) -> u64 {
+        self.key.physical
+    }
+
     pub fn holds(&self, host: u64) -> bool {
         (self.start..=self.start + self.bytes as u64).contains(&host)
     }
@@ -248,6 +253,8 @@ pub struct BlockTable {
     ungrouped: Map<Key, ()>,
     /// Keys of blocks that access what windows can't have.
     soft: Map<Key, ()>,
+    /// Instructions whose memory is a device's.
+    pub device_sites: Sites,
     pub code_pages: Map<u64, CodePage>,
     page_ids: Map<(u64, u64), u32>,
     modes: Map<(u32, u64), u16>,
@@ -540,14 +547,16 @@ impl BlockTable {
         Some(block.start + at as u64)
     }
 
-    /// The guest RIP that a host address inside a block belongs to.
-    pub fn guest_rip(&self, host: u64) -> Option<u64> {
-        let block = &self.blocks[self.block_at(host)? as usize];
+    /// The block that a host address lies in, and the guest instruction that it belongs to: how far that
+    /// is behind the block's RIP.
+    pub fn instruction_at(&self, host: u64) -> Option<(u32, u64)> {
+        let index = self.block_at(host)?;
+        let block = &self.blocks[index as usize];
         let offset = host - block.start;
         let map = &self.map[block.map.range()];
         let i = map.partition_point(|&(at, _)| at as u64 <= offset);
         let (_, delta) = map[i.checked_sub(1)?];
-        Some(block.key.rip.wrapping_add(delta as u64))
+        Some((index, delta as u64))
     }
 
     /// Whether jump table `class` is for `mode`.

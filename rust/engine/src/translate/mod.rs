@@ -13,14 +13,15 @@
 //!    by the host's, through the block's map.  Flags that are overwritten before they can be read
 //!    may hold anything; those that a block leaves to code it doesn't know can be found again
 //!    (`recover`).
-//! 2. Translated code never calls devices: an access the inline TLB can't serve leaves to the
-//!    interpreter, which runs on the thread's own stack.
+//! 2. Translated code never calls devices: it is left for them (`device`, or an access that the inline
+//!    TLB can't serve), and the interpreter's handlers run on the thread's own stack.
 //! 3. No address is ever writable and executable.
 //! 4. The host's DF and AC are clear; its FPU state is the guest's exactly while `fpu_live`.
 
 pub mod assist;
 mod block;
 mod cache;
+mod device;
 pub mod emit;
 pub mod env;
 pub(crate) mod fault;
@@ -42,11 +43,11 @@ mod windowed;
 #[cfg(test)]
 mod assist_tests;
 #[cfg(test)]
+mod device_tests;
+#[cfg(test)]
 mod flags_tests;
 #[cfg(test)]
 mod golden;
-#[cfg(test)]
-mod port_tests;
 #[cfg(test)]
 mod recover_tests;
 #[cfg(test)]
@@ -230,6 +231,7 @@ impl Vcpu {
         };
         // Every poll leaves, and what follows an exit isn't kept from being linked.
         self.ask_attention();
+        self.narrow_to_mode();
         self.jit.brief = true;
         let kind = self.run_from(self.jit.table.blocks[block as usize].entries.main);
         self.jit.brief = false;
@@ -239,6 +241,7 @@ impl Vcpu {
 
     /// Runs from a block's entry until translated code leaves, and does what it left for.
     fn enter_block(&mut self, block: u32) {
+        self.narrow_to_mode();
         let mut target = self.jit.table.blocks[block as usize].entries.main;
         loop {
             let kind = self.run_from(target);
@@ -275,10 +278,10 @@ impl Vcpu {
                 let link = unsafe { (*area).exit_link };
                 return self.follow_link(link);
             }
-            exit::PORT => {
+            exit::DEVICE => {
                 // SAFETY: translated code isn't running.
                 let (number, behind) = unsafe { ((*area).exit_assist, (*area).enter_target) };
-                return self.access_port(number, behind);
+                return self.access_device(number, behind);
             }
             exit::INTERPRET => {
                 self.stats.exit_interpret += 1;
@@ -305,30 +308,34 @@ impl Vcpu {
 
     /// Interprets the instruction that host address `site` belongs to.
     fn interpret_at(&mut self, site: u64) {
-        self.recover_flags(site);
+        let Some((block, delta)) = self.jit.table.instruction_at(site) else {
+            self.error = Some(format!("host fault at {site:#x}, in no block"));
+            return;
+        };
+        self.recover_flags(block, delta);
+        self.cpu.rip = self.jit.table.blocks[block as usize]
+            .rip()
+            .wrapping_add(delta);
         if std::mem::take(&mut self.jit.straddled) {
-            return self.ungroup(site);
+            // Its block is made anew without stack groups.
+            self.jit.table.set_ungrouped(block);
+            return self.drop_block(block);
         }
-        match self.jit.table.guest_rip(site) {
-            Some(rip) => {
-                self.cpu.rip = rip;
-                self.step();
-            }
-            None => self.error = Some(format!("host fault at {site:#x}, in no block")),
+        let accesses = self.stats.mmio_accesses;
+        self.step();
+        if self.stats.mmio_accesses != accesses {
+            self.note_device_access(block, delta);
         }
     }
 
-    /// The flags as the instruction at host address `site` finds them, if its block doesn't keep them.
-    fn recover_flags(&mut self, site: u64) {
-        let table = &self.jit.table;
-        let (Some(index), Some(rip)) = (table.block_at(site), table.guest_rip(site)) else {
-            return;
-        };
-        let block = &table.blocks[index as usize];
+    /// The flags as the instruction `delta` behind the block's RIP finds them, if the block doesn't keep
+    /// them.
+    fn recover_flags(&mut self, index: u32, delta: u64) {
+        let block = &self.jit.table.blocks[index as usize];
         let Some(Recovery { zone, code }) = block.recovery else {
             return;
         };
-        if rip.wrapping_sub(block.rip()) < zone as u64 {
+        if delta < zone as u64 {
             return;
         }
         let code = block.start() + code as u64;
@@ -341,20 +348,6 @@ impl Vcpu {
             self.run_from(code);
             (*area).recovered = self.jit.thunks.recovered;
         }
-    }
-
-    /// Has the block around host address `site` made anew without stack groups.
-    fn ungroup(&mut self, site: u64) {
-        let (Some(rip), Some(index)) = (
-            self.jit.table.guest_rip(site),
-            self.jit.table.block_at(site),
-        ) else {
-            self.error = Some(format!("a probe at {site:#x}, in no block"));
-            return;
-        };
-        self.cpu.rip = rip;
-        self.jit.table.set_ungrouped(index);
-        self.drop_block(index);
     }
 
     /// Finds (or makes) the block that link's target is, patches the link; its host address.
@@ -377,7 +370,6 @@ impl Vcpu {
         let area = unsafe { &mut *self.env.area() };
         area.host_flags = self.cpu.rflags & flags::ARITHMETIC | flags::FIXED | flags::IF;
         self.cpu.rflags &= !flags::ARITHMETIC;
-        self.narrow_to_mode();
     }
 
     /// Outside 64-bit mode: registers of 32 bits, and limits for inline checks.
@@ -530,8 +522,10 @@ impl Vcpu {
             jit.table.note_source(index, key.physical, length as u64);
             return Some(index);
         }
+        let sites = &self.jit.table.device_sites;
+        let of_device = |ip: u64| sites.has(key.physical.wrapping_add(ip.wrapping_sub(key.rip)));
         let block::Liveness { peeked, plan } =
-            block::decode(mode, key.rip, &mut self.jit.page, offset, insns);
+            block::decode(mode, key.rip, &mut self.jit.page, offset, insns, of_device);
         let mut next_page = None;
         if insns.is_empty() && in_page < 15 {
             next_page = self.decode_straddling(insns, mode, key.rip, linear);
@@ -563,7 +557,12 @@ impl Vcpu {
             .build(key, source, peeked.is_none() && next_page.is_none())?;
         for &at in &self.jit.built.assists {
             let ins = insns[at].ins;
-            self.jit.assists.push(assist::Assist { ins, mode: *mode });
+            self.jit.assists.push(assist::Assist {
+                ins,
+                mode: *mode,
+                block: index,
+                credit: device::FIRST_CREDIT,
+            });
         }
         self.stats.blocks += 1;
         self.stats.translated += insns.len() as u64;

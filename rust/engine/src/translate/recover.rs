@@ -103,7 +103,7 @@ impl Plan {
 /// Whether an instruction leaves the flags as they were.
 fn keeps_flags(insn: &Insn) -> bool {
     use Rule::*;
-    let interpreted = matches!(insn.rule, Interpret | Assist | AssistFlow | Port);
+    let interpreted = matches!(insn.rule, Interpret | Assist | AssistFlow | Device);
     !interpreted && insn.ins.rflags_modified() & ARITHMETIC == 0
 }
 

@@ -57,8 +57,9 @@ pub enum Rule {
     Assist,
     /// The same where the next instruction may be another than the following one.
     AssistFlow,
-    /// IN or OUT, which can't fault here: leave for the device, come back behind the instruction.
-    Port,
+    /// IN, OUT, or an access to memory that has been a device's: leave for it, come back behind the
+    /// instruction (`device`).
+    Device,
     /// Leave the block, interpret, come back.
     Interpret,
 }
@@ -121,7 +122,7 @@ pub fn rule(mode: &Mode, ins: &Instruction) -> Rule {
         Rdfsbase | Rdgsbase | Wrfsbase | Wrgsbase if fs_gs_base(mode, ins) => Rule::FsGsBase,
         Vzeroupper | Vzeroall if !mode.code64() && copyable(mode, ins) => Rule::ZeroVectors,
         Rdrand | Rdseed if mode.has(bit::TIME_INTERPRETED) => Rule::Interpret,
-        In | Out if mode.has(bit::IO_PRIVILEGE) => Rule::Port,
+        In | Out if mode.has(bit::IO_PRIVILEGE) => Rule::Device,
         _ if super::string::has_rule(mode, ins) => Rule::String,
         _ if super::string::repeats(mode, ins) => Rule::Repeat,
         _ if copyable(mode, ins) => Rule::Copy,
@@ -273,8 +274,8 @@ pub fn emit(b: &mut Builder) -> Flow {
             b.assist();
             Flow::End
         }
-        Rule::Port => {
-            b.access_port();
+        Rule::Device => {
+            b.access_device();
             Flow::Next
         }
         Rule::Interpret => b.exit_interpret(),

@@ -33,8 +33,8 @@ pub mod exit {
     pub const ATTEND: u32 = 4;
     /// As INTERPRET_AT, after a host fault.
     pub const FAULT: u32 = 5;
-    /// Do the access to a port that assist `exit_assist` is, and go on at `enter_target`.
-    pub const PORT: u32 = 6;
+    /// Do the access to a device that assist `exit_assist` is, and go on at `enter_target`.
+    pub const DEVICE: u32 = 6;
 }
 
 /// Access sizes and directions as cold code hands them to the miss thunk in R10.
@@ -122,8 +122,8 @@ pub struct Thunks {
     pub miss_saved: u64,
     /// Called with the number of an assist in R10, `cpu.rip` at its instruction.
     pub assist: u64,
-    /// The same for an access to a port: leaves with PORT.
-    pub port: u64,
+    /// The same for an access to a device: leaves with DEVICE.
+    pub device: u64,
     /// Loads the guest's FPU and SIMD state; keeps all registers and flags.
     pub load_fpu: u64,
     /// Goes on at `Area::retry_target`, inside a block.
@@ -234,10 +234,10 @@ pub fn emit_thunks(cache: &mut CodeCache, asm: &mut Asm) -> Result<Thunks, &'sta
         thunks.recover_kept[class] = add(&mut |a: &mut Asm| emit_recover_kept(a, class))?;
     }
     thunks.assist = add(&mut emit_assist)?;
-    thunks.port = add(&mut |a: &mut Asm| {
+    thunks.device = add(&mut |a: &mut Asm| {
         a.pop_mem(area!(enter_target));
         a.mov(W32, area!(exit_assist), R10);
-        a.mov(W32, area!(exit_kind), exit::PORT as i32);
+        a.mov(W32, area!(exit_kind), exit::DEVICE as i32);
         a.jmp_to(exit);
     })?;
     cache.keep();

@@ -1,15 +1,18 @@
-//! IN and OUT in the middle of blocks.
+//! Accesses to devices in the middle of blocks.
 
 use super::tests::agree;
-use crate::interp::test_support::{CODE, DATA, Machine};
+use crate::interp::test_support::{ABSENT, CODE, DATA, Machine};
 use crate::io::Device;
 use crate::memory::Memory;
 use crate::state::gpr;
 use crate::vcpu::{Backend, Shared};
 use iced_x86::code_asm::*;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 const PORT: u32 = 0x80;
+/// A page of a device's.
+const PAGE: u64 = 0xE000;
 
 /// Stores over code when its port is written, as a bus master does.
 struct Patch {
@@ -105,4 +108,95 @@ fn code_that_a_device_stores_behind_a_port_access_is_executed() {
     let mut m = patched(&code, CODE + 3, 2);
     let _ = m.v.run();
     assert_eq!(m.v.cpu.gpr[gpr::RBX] & 0xFF, 2);
+}
+
+/// Counts what is read.
+#[derive(Default)]
+struct Counter(AtomicU64);
+
+impl Device for Counter {
+    fn read(&self, _: u64, _: u8) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn write(&self, _: u64, _: u8, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+}
+
+fn with_counter(code: &[u8]) -> Machine {
+    let m = Machine::long(code);
+    let counter = Arc::new(Counter::default());
+    assert_eq!(m.v.vm.io.map_mmio(PAGE, 4096, 8, counter), Ok(()));
+    m
+}
+
+/// Adds up what RDI points to, `device` times in the device's page, then `ram` times at DATA.
+fn sum(device: u32, ram: u32) -> Vec<u8> {
+    let mut a = CodeAssembler::new(64).unwrap();
+    let (mut again, mut end) = (a.create_label(), a.create_label());
+    let mut emit = || {
+        a.mov(edi, PAGE as u32)?;
+        a.mov(ecx, device)?;
+        a.mov(edx, ram)?;
+        a.set_label(&mut again)?;
+        a.add(rbx, qword_ptr(rdi))?;
+        a.adc(r8, 1)?;
+        a.dec(ecx)?;
+        a.jnz(again)?;
+        a.mov(edi, DATA as u32)?;
+        a.mov(ecx, edx)?;
+        a.sub(edx, edx)?;
+        a.test(ecx, ecx)?;
+        a.jnz(again)?;
+        a.set_label(&mut end)?;
+        a.hlt()
+    };
+    emit().unwrap();
+    a.assemble(CODE).unwrap()
+}
+
+fn translated(mut m: Machine) -> Machine {
+    m.v.backend = Backend::Translate;
+    let _ = m.v.run();
+    assert_eq!(m.v.error, None);
+    m
+}
+
+#[test]
+fn a_block_goes_on_behind_an_access_to_memory_of_a_device() {
+    let m = translated(with_counter(&sum(1000, 0)));
+    assert_eq!(m.v.cpu.gpr[gpr::RBX], 999 * 1000 / 2);
+    assert_eq!(m.v.cpu.gpr[8], 1000);
+    assert_eq!(m.v.stats.mmio_accesses, 1000);
+    let exits = m.v.stats.exit_fault;
+    assert!(exits < 8, "{exits} were found by a miss");
+}
+
+#[test]
+fn an_instruction_that_has_left_its_device_for_good_accesses_ram_itself() {
+    let m = with_counter(&sum(100, 10_000));
+    m.store(DATA, &3u64.to_le_bytes());
+    let m = translated(m);
+    assert_eq!(m.v.cpu.gpr[gpr::RBX], 99 * 100 / 2 + 3 * 10_000);
+    assert_eq!(m.v.cpu.gpr[8], 10_100);
+    let entries = m.v.stats.entries;
+    assert!(entries < 200, "{entries} entries");
+}
+
+#[test]
+fn an_access_to_a_device_may_fault() {
+    agree(with_counter, 64, |a| {
+        let mut again = a.create_label();
+        a.mov(edi, PAGE as u32)?;
+        a.mov(ecx, 20)?;
+        a.mov(esi, ABSENT as u32)?;
+        a.set_label(&mut again)?;
+        a.add(qword_ptr(rdi), rcx)?;
+        a.adc(rbx, qword_ptr(rdi))?;
+        a.dec(ecx)?;
+        a.cmp(ecx, 5)?;
+        a.cmove(edi, esi)?;
+        a.jmp(again)
+    });
 }
