@@ -16,7 +16,7 @@ from ring3.char import Receive
 from ring3.char.inlet import Inlet
 
 KEPT = 4 << 20                          # bytes of output kept; older ones are forgotten
-GATHER_S = 0.005                        # output is looked at this often at most, not for each byte
+GATHER_S = (0.0005, 0.005)              # output is looked at so often at most (at first, later): not each byte
 TAIL = 2000                             # bytes of output that a failed `expect` shows
 
 
@@ -117,6 +117,7 @@ class MemoryBackend:
         """Waits until output after the last match has the regular expression; raises ExpectError."""
         wanted = re.compile(pattern.encode() if isinstance(pattern, str) else pattern)
         deadline = time.monotonic() + timeout_s
+        gather_s, longest_s = GATHER_S
         while True:
             with self._changed:
                 # Searched before the check for the end: what came last counts.
@@ -127,7 +128,8 @@ class MemoryBackend:
                 if self._closed or not self._wait_for_output(deadline):
                     raise self._failure(pattern, timeout_s)
             # Without the lock and woken by no byte: a guest that prints is not held up by who reads.
-            self._ended.wait(GATHER_S)
+            self._ended.wait(gather_s)
+            gather_s = min(2 * gather_s, longest_s)
 
     def _wait_for_output(self, deadline: float) -> bool:
         """With the lock held: waits for more output; False when time is up."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ring3.machine import Machine
 
 READ_MAX = 256 << 10                    # bytes of serial output in one answer
-GATHER_S = 0.005                        # output is gathered this long: one answer for a line, not one a byte
+GATHER_S = 0.001                        # output is gathered this long: one answer for a line, not one a byte
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=WAIT_MAX_S)]
 Text = Annotated[str, msgspec.Meta(max_length=65_536)]
