@@ -16,7 +16,7 @@ from ring3.char import Receive
 from ring3.char.inlet import Inlet
 
 KEPT = 4 << 20                          # bytes of output kept; older ones are forgotten
-GATHER_S = (0.0005, 0.005)              # output is looked at so often at most (at first, later): not each byte
+GATHER_S = 0.0005, 0.005                # output is looked at this often at most: at first, and later
 TAIL = 2000                             # bytes of output that a failed `expect` shows
 
 
