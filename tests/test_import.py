@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
@@ -11,6 +12,10 @@ import ring3
 def test_every_public_name_is_there():
     for name in ring3.__all__:
         assert getattr(ring3, name).__name__ == name
+
+
+def test_the_version_is_the_installed_packages():
+    assert ring3.__version__ == metadata.version("ring3")
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ring3.machine import Machine
     from ring3.result import ExitReason, Result
 
+__version__ = "0.1.0"
+
 __all__ = [
     "CdromConfig",
     "ConfigError",

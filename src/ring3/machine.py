@@ -25,7 +25,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -849,6 +848,8 @@ def open_printers(specs: Sequence[Any]) -> list[Any]:
 def load_kernel(config: MachineConfig) -> Kernel:
     """Reads the files that the configuration names."""
     if config.kernel is None:
+        from importlib import resources  # here: it costs what most machines don't need
+
         data = resources.files("ring3.firmware").joinpath(EMBEDDED_GUEST)
         if not data.is_file():
             raise ConfigError("kernel: the embedded guest is not built: run `make build`, or give --kernel")

@@ -24,7 +24,7 @@ use crate::timer::{HostTimer, duration};
 use crate::translate::Jit;
 use crate::translate::env::Env;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// What the machine's vCPUs share.
@@ -500,27 +500,39 @@ pub fn host_tsc() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
+/// How long the host's TSC is compared with its monotonic clock, at least.
+const TSC_MEASURED: Duration = Duration::from_millis(20);
+
+static TSC_START: OnceLock<(u64, Instant)> = OnceLock::new();
+
+/// Begins to measure the rate of the host's TSC: who needs it later need not wait for it then.
+pub fn begin_tsc_hz() {
+    TSC_START.get_or_init(tsc_sample);
+}
+
 /// The host's TSC rate in Hz, measured once against the monotonic clock.
 pub fn tsc_hz() -> u64 {
-    static HZ: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    static HZ: OnceLock<u64> = OnceLock::new();
     *HZ.get_or_init(|| {
-        let sample = || {
-            // The pair read with the least time in between is the least disturbed one.
-            (0..16)
-                .map(|_| {
-                    let before = host_tsc();
-                    let now = Instant::now();
-                    let after = host_tsc();
-                    (after - before, before + (after - before) / 2, now)
-                })
-                .min_by_key(|s| s.0)
-                .map(|s| (s.1, s.2))
-                .unwrap_or((0, Instant::now()))
-        };
-        let (tsc0, t0) = sample();
-        std::thread::sleep(Duration::from_millis(20));
-        let (tsc1, t1) = sample();
+        let (tsc0, t0) = *TSC_START.get_or_init(tsc_sample);
+        std::thread::sleep(TSC_MEASURED.saturating_sub(t0.elapsed()));
+        let (tsc1, t1) = tsc_sample();
         let ns = (t1 - t0).as_nanos().max(1);
         ((tsc1 - tsc0) as u128 * 1_000_000_000 / ns) as u64
     })
+}
+
+/// TSC and clock at the same moment.
+fn tsc_sample() -> (u64, Instant) {
+    // The pair read with the least time in between is the least disturbed one.
+    (0..16)
+        .map(|_| {
+            let before = host_tsc();
+            let now = Instant::now();
+            let after = host_tsc();
+            (after - before, before + (after - before) / 2, now)
+        })
+        .min_by_key(|s| s.0)
+        .map(|s| (s.1, s.2))
+        .unwrap_or((0, Instant::now()))
 }

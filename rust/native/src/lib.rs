@@ -51,6 +51,7 @@ fn host_features(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    engine::vcpu::begin_tsc_hz();
     module.add_class::<vm::Vm>()?;
     module.add_class::<vcpu::Vcpu>()?;
     module.add_class::<video::VideoMemory>()?;

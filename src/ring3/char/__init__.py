@@ -8,11 +8,13 @@ the machine lock).  `receive` is always called from the event loop's thread, nev
 Nothing here waits without bound, so a stuck terminal or pipe cannot stop the guest.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ring3.errors import ConfigError
+
+if TYPE_CHECKING:
+    import asyncio
 
 Receive = Callable[[bytes], int]        # (data) -> how many of the first bytes the device took
 
@@ -22,7 +24,7 @@ SPECS = ("stdio", "pty", "file:PATH", "socket:PATH", "none")
 class CharBackend(Protocol):
     """The host's end of a serial line."""
 
-    def attach(self, loop: asyncio.AbstractEventLoop, receive: Receive) -> None:
+    def attach(self, loop: "asyncio.AbstractEventLoop", receive: Receive) -> None:
         """Starts it: from now on input is offered through `receive`, in `loop`'s thread."""
 
     def write(self, data: bytes) -> None:
@@ -38,7 +40,7 @@ class CharBackend(Protocol):
 class NoBackend:
     """`none`: nothing is connected."""
 
-    def attach(self, loop: asyncio.AbstractEventLoop, receive: Receive) -> None:
+    def attach(self, loop: "asyncio.AbstractEventLoop", receive: Receive) -> None:
         pass
 
     def write(self, data: bytes) -> None:

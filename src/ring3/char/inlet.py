@@ -5,10 +5,13 @@ whoever reads the host's side: it calls `wait_for_space` before it reads on, so 
 port leaves the rest in the terminal's, pipe's or socket's own buffer.
 """
 
-import asyncio
 import threading
+from typing import TYPE_CHECKING
 
 from ring3.char import Receive
+
+if TYPE_CHECKING:
+    import asyncio
 
 LIMIT = 65_536                          # bytes that wait before the reader stops reading
 OFFER = 256                             # bytes offered to the device at a time
@@ -23,7 +26,7 @@ class Inlet:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._receive: Receive | None = None
 
-    def attach(self, loop: asyncio.AbstractEventLoop, receive: Receive) -> None:
+    def attach(self, loop: "asyncio.AbstractEventLoop", receive: Receive) -> None:
         with self._changed:
             self._loop, self._receive = loop, receive
         self.room()

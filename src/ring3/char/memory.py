@@ -6,14 +6,17 @@
     console.send("root\n")
 """
 
-import asyncio
 import re
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ring3.char import Receive
 from ring3.char.inlet import Inlet
+
+if TYPE_CHECKING:
+    import asyncio
 
 KEPT = 4 << 20                          # bytes of output kept; older ones are forgotten
 GATHER_S = 0.0005, 0.005                # output is looked at this often at most: at first, and later
@@ -37,7 +40,7 @@ class MemoryBackend:
 
     # --- the device's side ---
 
-    def attach(self, loop: asyncio.AbstractEventLoop, receive: Receive) -> None:
+    def attach(self, loop: "asyncio.AbstractEventLoop", receive: Receive) -> None:
         self._inlet.attach(loop, receive)
 
     def write(self, data: bytes) -> None:

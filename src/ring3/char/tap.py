@@ -4,12 +4,15 @@ Stands between the device and its backend: output goes to the backend and to eve
 the backend and from whoever calls `send`.  The end of the output is kept for those who come later.
 """
 
-import asyncio
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ring3.char import CharBackend, Receive
 from ring3.char.inlet import LIMIT, Inlet
+
+if TYPE_CHECKING:
+    import asyncio
 
 KEPT = 256 << 10                        # bytes of output kept
 
@@ -24,7 +27,7 @@ class Tap:
 
     # --- the device's side (CharBackend) ---
 
-    def attach(self, loop: asyncio.AbstractEventLoop, receive: Receive) -> None:
+    def attach(self, loop: "asyncio.AbstractEventLoop", receive: Receive) -> None:
         self.backend.attach(loop, receive)
         self._inlet.attach(loop, receive)
 

@@ -14,12 +14,12 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
+import ring3
 from ring3 import state
 from ring3.checkpoint import drives, family
 from ring3.checkpoint.contents import Contents, Medium, Processor
@@ -33,7 +33,6 @@ from ring3.disk.modes import Frozen, real, store_of
 from ring3.disk.store import Store
 from ring3.errors import CheckpointError, ConfigError, HostError
 
-VERSION = version("ring3")
 IDENTITY_BYTES = 16
 LATER = {"generation_id"}              # chips that checkpoints lack from before there were any
 LINES = ("serial", "virtio_console", "parallel", "firmware_log")
@@ -228,7 +227,7 @@ def describe(parts: Parts, slots: Mapping[str, drives.Slot], clock_ns: int, tsc:
     initrd_path = initrd if isinstance(initrd, str) else ""
     cpu = parts.vcpu.state() | {"tsc": tsc}
     return Contents(
-        ring3=VERSION,
+        ring3=ring3.__version__,
         name=parts.name,
         created_unix_s=time.time(),
         config=config,

@@ -5,11 +5,10 @@ A verb's module is imported when the verb is named, so `ring3 --version` costs n
 
 import difflib
 import importlib
-import sys
-from importlib.metadata import version
 
 import click
 
+import ring3
 from ring3.errors import ConfigError, EngineError, VmError
 
 VERBS = {                               # verb -> its one-line help; the module is ring3.cli.<verb>
@@ -79,14 +78,9 @@ def nearest(name: str, known: "dict[str, str] | list[str]") -> str:
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version("ring3"), prog_name="ring3", message="%(prog)s %(version)s")
+@click.version_option(ring3.__version__, prog_name="ring3", message="%(prog)s %(version)s")
 def group() -> None:
     """Ring3 runs unmodified x86 operating systems in an ordinary process."""
-
-
-def main(args: list[str] | None = None) -> None:
-    """Entry point of the console script."""
-    sys.exit(invoke(sys.argv[1:] if args is None else args))
 
 
 def invoke(args: list[str]) -> int:

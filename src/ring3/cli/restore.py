@@ -14,4 +14,4 @@ from ring3.control import spawn
 @click.option("--engine", type=click.Choice(["translate", "interp"]), help="Another engine than it had.")
 def command(name: str, tag: str, clock: str, engine: str | None) -> None:
     """Have a machine go on from its checkpoint TAG, whether it runs or not."""
-    spawn.restore(name, tag, clock=clock, engine=engine).close()
+    spawn.go_back(name, tag, clock=clock, engine=engine)

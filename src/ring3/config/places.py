@@ -95,6 +95,11 @@ def data_directory() -> Path:
     return _directory("XDG_DATA_HOME", ".local/share")
 
 
+def machines_path() -> Path:
+    """The directories of machines."""
+    return data_directory() / "machines"
+
+
 def cache_directory() -> Path:
     """What can be had again."""
     own = os.environ.get("RING3_HOME")

@@ -25,7 +25,7 @@ import msgspec
 
 from ring3.checkpoint.format import SUFFIX
 from ring3.config import MachineConfig, text, toml
-from ring3.config.places import data_directory
+from ring3.config.places import machines_path
 from ring3.control import lock
 from ring3.errors import ConfigError, EngineError, HostError, VmError
 
@@ -51,6 +51,22 @@ class State(msgspec.Struct, omit_defaults=True):
     ending: Ending | None = None        # None: it runs, or was killed
 
 
+class Saved(msgspec.Struct):
+    """The checkpoint that a run goes on from."""
+
+    path: str
+    clock: str = "keep"
+    engine: str | None = None
+
+
+class Order(msgspec.Struct):
+    """What a process for a machine in the background is told."""
+
+    directory: str
+    description: str = ""               # as in a machine file, unless there is:
+    saved: Saved | None = None
+
+
 class Report(msgspec.Struct):
     """The line that tells whoever starts a background machine how that went."""
 
@@ -74,7 +90,7 @@ class Directory:
         self.path = path
         self.name = path.name
         self.config_file = path / "machine.toml"
-        self.lock_file = path / "lock"
+        self.lock_file = path / lock.NAME
         self.socket_file = path / "control.sock"
         self.state_file = path / "state.json"
         self.log_file = path / "log"
@@ -215,10 +231,6 @@ class Directory:
             yield f"/proc/self/fd/{fd}/{self.socket_file.name}"
         finally:
             os.close(fd)
-
-
-def machines_path() -> Path:
-    return data_directory() / "machines"
 
 
 def machines() -> list[Directory]:

@@ -1,7 +1,7 @@
 """A machine in its directory, in this process: it holds the lock, and answers the control socket.
 
-As a program, `python -m ring3.control.host DIRECTORY FD`, it is what `ring3 start` leaves in the background:
-it reads the description from standard input, and writes one line to FD, once the machine runs or cannot.
+As a program, `python -m ring3.control.host FD`, it is what `ring3 start` leaves in the background: it reads
+an Order from standard input, and writes a Report to FD, once the machine runs or cannot.
 
 How it ends: what clients wait for is answered, the state is written, the lock let go of, and only then are
 the connections closed.  So who has seen its connection end can start the machine again at once.
@@ -25,7 +25,7 @@ import msgspec
 from ring3.checkpoint.machine import Moment
 from ring3.config import MachineConfig, replace, toml
 from ring3.control import home, lock
-from ring3.control.home import Directory, Ending, Report, State
+from ring3.control.home import Directory, Ending, Order, Report, Saved, State
 from ring3.control.server import ServerThread
 from ring3.errors import ConfigError, EngineError, VmError
 from ring3.machine import Machine, config_of_copy
@@ -139,14 +139,6 @@ def ending_of(end: Result | BaseException) -> Ending:
     return Ending(end.reason.value, time.time(), end.code, str(end.error or ""))
 
 
-class Saved(msgspec.Struct):
-    """The checkpoint that a run goes on from."""
-
-    path: str
-    clock: str = "keep"
-    engine: str | None = None
-
-
 def run(hosted: Hosted, build: Callable[[], Machine], tell: Tell) -> None:
     """One run of a machine in the background; `hosted` is entered, and left here."""
     started = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -176,13 +168,18 @@ def run_copy(moment: Moment, wanted: str, tell: Tell) -> int:
         config = config_of_copy(moment)
         hosted = claim(wanted, config, keep_failed=True)
         directory = hosted.directory
-        log = directory.open_log()
-        for fd in (sys.stdout.fileno(), sys.stderr.fileno()):
-            os.dup2(log, fd)
-        os.close(log)
+        to_log(directory)
         run(hosted, partial(machine_in, directory, config, saved=moment), tell)
 
     return reported(body, tell)
+
+
+def to_log(directory: Directory) -> None:
+    """What this process has to say goes to the machine's log."""
+    log = directory.open_log()
+    for fd in (sys.stdout.fileno(), sys.stderr.fileno()):
+        os.dup2(log, fd)
+    os.close(log)
 
 
 def new_machine(directory: Directory, config: MachineConfig) -> Machine:
@@ -240,16 +237,20 @@ class Teller:
                 pipe.write(msgspec.json.encode(report) + b"\n")
 
 
-def main(path: str, fd: str, saved: str | None = None) -> int:
-    """`saved`: a Saved as JSON, and standard input says nothing."""
-    directory = Directory(Path(path))
+def main(fd: str) -> int:
     tell = Teller(int(fd))
+    line = sys.stdin.buffer.read()
+    if not line:
+        return 0                        # nobody wants a machine after all
+    order = msgspec.json.decode(line, type=Order)
+    directory = Directory(Path(order.directory))
 
     def body() -> None:
-        if saved is not None:
-            build = partial(saved_machine, directory, msgspec.json.decode(saved, type=Saved))
+        to_log(directory)
+        if order.saved is not None:
+            build = partial(saved_machine, directory, order.saved)
         else:
-            config = toml.loads(sys.stdin.read(), directory.name, directory.path)
+            config = toml.loads(order.description, directory.name, directory.path)
             build = partial(new_machine, directory, config)
         run(Hosted(directory).__enter__(), build, tell)
 

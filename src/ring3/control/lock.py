@@ -9,6 +9,8 @@ import os
 import struct
 from pathlib import Path
 
+NAME = "lock"                           # of the file in a machine's directory
+
 FLOCK = "hhqqi4x"                       # struct flock of 64-bit Linux: type, whence, start, length, pid
 WHOLE_FILE = (os.SEEK_SET, 0, 0, 0)
 

@@ -1,8 +1,5 @@
 """Starts a machine in a background process, and waits until it runs or says why it doesn't."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +7,8 @@ from typing import Any
 import msgspec
 
 from ring3.config import MachineConfig, configure, replace, toml
-from ring3.control import home
-from ring3.control.home import Directory, Report
+from ring3.control import home, process
+from ring3.control.home import Directory, Order, Report, Saved
 from ring3.control.remote import RemoteMachine
 from ring3.errors import ConfigError, HostError
 
@@ -47,53 +44,42 @@ def spawn(directory: Directory, config: MachineConfig) -> Report:
     if directory.running:
         raise ConfigError(f"{directory.name} runs already")
     check_terminal(config)
-    return _spawn(directory, [], toml.dumps(config))
+    return _spawn(directory, Order(str(directory.path), description=toml.dumps(config)))
 
 
 def restore(name: str, tag: str, *, clock: str = "keep", engine: str | None = None) -> RemoteMachine:
     """Goes back to a checkpoint: in its process if the machine runs, else it is started from there."""
+    go_back(name, tag, clock=clock, engine=engine)
+    return RemoteMachine(name)
+
+
+def go_back(name: str, tag: str, *, clock: str = "keep", engine: str | None = None) -> None:
+    """As `restore`, for who only wants the machine to run on from there."""
     directory = home.existing(name)
     path = directory.checkpoint(tag)
     if not directory.running:
-        saved = {"path": str(path), "clock": clock, "engine": engine}
-        _spawn(directory, [msgspec.json.encode(saved).decode()], "")
-        return RemoteMachine(name)
+        _spawn(directory, Order(str(directory.path), saved=Saved(str(path), clock, engine)))
+        return
     if engine is not None:
         raise ConfigError(f"engine: {name} runs: stop it first, to restore it under another one")
-    machine = RemoteMachine(name)
-    machine.restore(tag, clock=clock)
-    return machine
+    with RemoteMachine(name) as machine:
+        machine.restore(tag, clock=clock)
 
 
-def _spawn(directory: Directory, arguments: list[str], source: str) -> Report:
-    """`source`: standard input of ring3.control.host, and its further arguments."""
-    read_end, write_end = os.pipe()
+def _spawn(directory: Directory, order: Order) -> Report:
     try:
-        log = directory.open_log()
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "ring3.control.host", str(directory.path), str(write_end), *arguments],
-                stdin=subprocess.PIPE, stdout=log, stderr=log, pass_fds=(write_end,), start_new_session=True)
-        finally:
-            os.close(log)
-            os.close(write_end)
-        assert process.stdin is not None
-        with process.stdin:
-            process.stdin.write(source.encode())
-        with os.fdopen(read_end, "rb", closefd=False) as pipe:
-            line = pipe.readline()
+        started = process.take()
+        line = started.carry_out(msgspec.json.encode(order))
     except OSError as error:
         raise HostError(f"{directory.name} cannot be started: {error.strerror}") from error
-    finally:
-        os.close(read_end)
     if not line:
-        process.wait()
+        started.wait()
         raise HostError(f"{directory.name} ended before it ran: see ring3 logs {directory.name}")
     report = msgspec.json.decode(line, type=Report)
     if report.error:
-        process.wait()
+        started.wait()
         raise home.error_of(report)
-    process.returncode = 0              # it is on its own now: no warning that nobody waited for it
+    started.release()
     return report
 
 

@@ -16,7 +16,6 @@ the watchers.  While nothing changes nothing runs, and while nobody watches noth
 Until `attach` (the machine starts) and after `close` watchers are kept and nobody calls them.
 """
 
-import asyncio
 import os
 import re
 import threading
@@ -28,6 +27,8 @@ from typing import TYPE_CHECKING, Protocol
 from ring3.display import glyphs
 
 if TYPE_CHECKING:
+    import asyncio
+
     from PIL.Image import Image
 
 GATHER_S = 0.002                        # from the first change to the look at it: drawing comes in bursts
@@ -193,7 +194,7 @@ class Screen:
 
     # --- the machine's side ---
 
-    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+    def attach(self, loop: "asyncio.AbstractEventLoop") -> None:
         """Watchers are called in `loop`'s thread, which is this one."""
         self._loop = loop
         self._update()
