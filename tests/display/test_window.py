@@ -1,22 +1,43 @@
-"""The window console with SDL's dummy driver, and in a real window under Xvfb."""
+"""The window console with SDL's dummy driver, in a thread; and in real windows under Xvfb."""
 
 import contextlib
+import os
+import signal
+import socket
+import threading
+from multiprocessing.connection import Connection
 
 import pytest
 
 from console_fakes import fake_machine
 from console_server import XServer, wait_until
 from ring3.display.screen import Rect
-from ring3.display.window import KEYS, WindowConsole
+from ring3.display.window import WindowConsole
+from ring3.display.window_sdl import KEYS, SdlWindow
 from ring3.errors import ConfigError
 
 pygame = pytest.importorskip("pygame", reason="no pygame-ce: extra `window`")
 
 
-def opened(machine):
-    console = WindowConsole(machine)
-    console.start()
-    return console
+class Thread:
+    """SDL's end of a window, in this process."""
+
+    def __init__(self, link, name, size):
+        self.sdl = SdlWindow(Connection(os.dup(link.fileno())), name, size)
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def run(self):
+        self.sdl.run()
+        with socket.socket(fileno=os.dup(self.sdl._link.fileno())) as end:
+            end.shutdown(socket.SHUT_RDWR)      # as the end of a process would
+
+    def wait(self, timeout):
+        self.thread.join(timeout)
+        assert not self.thread.is_alive()
+
+    def kill(self):
+        raise AssertionError("the window doesn't end")
 
 
 @pytest.fixture
@@ -27,9 +48,24 @@ def machine():
 @pytest.fixture
 def console(machine, monkeypatch):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    console = opened(machine)
+    console = WindowConsole(machine, Thread)
+    console.start()
     yield console
     console.stop()
+
+
+@contextlib.contextmanager
+def x_window(machine, monkeypatch):
+    """A console in a window of an X server."""
+    with contextlib.ExitStack() as stack:
+        x_server = XServer()
+        stack.callback(x_server.close)
+        monkeypatch.setenv("SDL_VIDEODRIVER", "x11")
+        monkeypatch.setenv("DISPLAY", x_server.display)
+        console = WindowConsole(machine)
+        console.start()
+        stack.callback(console.stop)
+        yield x_server, console
 
 
 def post(kind, **values):
@@ -37,7 +73,7 @@ def post(kind, **values):
 
 
 def shown(console, x, y):
-    return tuple(console._window.get_at((x, y))[:3])
+    return tuple(console._window.sdl._window.get_at((x, y))[:3])
 
 
 def test_each_key_of_a_pc_keyboard_is_there():
@@ -57,7 +93,7 @@ def test_the_screen_is_shown_and_follows(console, machine):
 def test_another_size(console, machine):
     machine.screen.resize(640, 480)
     machine.screen.draw(Rect(600, 440, 40, 40), 0x00FF00)
-    wait_until(lambda: console._window.get_size() == (640, 480), "the new size")
+    wait_until(lambda: console._window.sdl._window.get_size() == (640, 480), "the new size")
     wait_until(lambda: shown(console, 620, 460) == (0, 0xFF, 0), "the picture")
 
 
@@ -84,6 +120,9 @@ def test_an_absolute_mouse(console, machine):
 
 def test_a_relative_mouse_is_captured_by_a_click_and_given_back(console, machine):
     machine.mouse.absolute = False
+    post(pygame.MOUSEWHEEL, y=1)        # with whatever the user does the window learns of it
+    wait_until(lambda: not console._window.sdl._absolute, "the guest's choice")
+    machine.mouse.events.clear()
     post(pygame.MOUSEMOTION, pos=(5, 5), rel=(5, 5))
     post(pygame.MOUSEBUTTONDOWN, pos=(5, 5), button=1)
     post(pygame.MOUSEMOTION, pos=(9, 8), rel=(4, 3))
@@ -91,7 +130,7 @@ def test_a_relative_mouse_is_captured_by_a_click_and_given_back(console, machine
     post(pygame.KEYDOWN, scancode=0xE0)
     post(pygame.KEYDOWN, scancode=0xE2)
     wait_until(lambda: (0x38, True) in machine.keyboard.events, "the keys")
-    assert not console._captured
+    assert not console._window.sdl._captured
 
 
 def test_keys_held_when_the_user_leaves_come_up(console, machine):
@@ -107,7 +146,8 @@ def test_closing_the_window_pulls_the_plug(console, machine):
 
 def test_stop_does_not(machine, monkeypatch):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    console = opened(machine)
+    console = WindowConsole(machine)
+    console.start()
     console.stop()
     assert machine.power.calls == []
     assert machine.screen.watchers == []
@@ -117,22 +157,41 @@ def test_no_screen_is_a_config_error(machine, monkeypatch):
     monkeypatch.setenv("SDL_VIDEODRIVER", "x11")
     monkeypatch.setenv("DISPLAY", ":99999")
     with pytest.raises(ConfigError, match=r"no window can be opened \(.*\): give --display browser"):
-        opened(machine)
+        WindowConsole(machine).start()
 
 
 def test_a_real_window(machine, monkeypatch):
-    with contextlib.ExitStack() as stack:
-        x_server = XServer()
-        stack.callback(x_server.close)
-        monkeypatch.setenv("SDL_VIDEODRIVER", "x11")
-        monkeypatch.setenv("DISPLAY", x_server.display)
-        machine.screen.draw(Rect(0, 0, 320, 200), 0x2468AC)
-        console = opened(machine)
-        stack.callback(console.stop)
+    machine.screen.draw(Rect(0, 0, 320, 200), 0x2468AC)
+    with x_window(machine, monkeypatch) as (x_server, _):
         wait_until(lambda: (0x24, 0x68, 0xAC) in colours(x_server), "the window")
         x_server.do("search", "--class", ".", "windowfocus", "--sync")
         x_server.do("key", "b")
         wait_until(lambda: (0x30, False) in machine.keyboard.events, "a key")
+        machine.screen.draw(Rect(0, 0, 320, 200), 0xCA8642)
+        wait_until(lambda: (0xCA, 0x86, 0x42) in colours(x_server), "another picture")
+
+
+def test_an_x_server_that_goes_takes_the_window_along_and_nothing_else(machine, monkeypatch):
+    with x_window(machine, monkeypatch) as (x_server, _):
+        x_server.do("search", "--class", ".", "windowfocus", "--sync")
+        x_server.do("keydown", "b")
+        wait_until(lambda: machine.keyboard.events == [(0x30, True)], "a key")
+        x_server.close()
+        wait_until(lambda: not machine.screen.watchers, "the window's end")
+        wait_until(lambda: machine.keyboard.events == [(0x30, True), (0x30, False)], "the key's release")
+    assert machine.power.calls == []
+    machine.screen.draw(Rect(0, 0, 320, 200), 0x2468AC)
+    with x_window(machine, monkeypatch) as (x_server, _):
+        wait_until(lambda: (0x24, 0x68, 0xAC) in colours(x_server), "another window")
+
+
+def test_a_window_that_is_stopped_holds_nothing_up(machine, monkeypatch):
+    with x_window(machine, monkeypatch) as (_, console):
+        os.kill(console._window.pid, signal.SIGSTOP)
+        for colour in range(200):
+            machine.screen.draw(Rect(0, 0, 1, 1), colour)
+        console.stop()
+    assert machine.screen.watchers == []
 
 
 def colours(x_server):
