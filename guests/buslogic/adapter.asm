@@ -2,15 +2,14 @@
 ;
 ; The frame that all of this works on is on the stack, at SS:BP - FRAME.  `Frame` has it.
 
-STATUS          equ     0               ; registers; when written, STATUS is control
-COMMAND         equ     1
+COMMAND         equ     1               ; registers behind the first, which is status and control
 INTERRUPT       equ     2
 
-BUSY            equ     0x08            ; STATUS
+BUSY            equ     0x08            ; status
 READY           equ     0x10
 HARD_RESET      equ     0x80            ; control
 INTERRUPT_RESET equ     0x20
-COMPLETE        equ     0x04            ; INTERRUPT
+COMPLETE        equ     0x04            ; of the interrupt register
 
 START_MAILBOX   equ     0x02
 ENABLE_INTERRUPT equ    0x25
@@ -86,7 +85,7 @@ send:
         in      al, dx
         test    al, BUSY
         loopnz  .busy
-        inc     dx
+        add     dx, COMMAND
         mov     al, ah
         out     dx, al
         pop     cx

@@ -14,7 +14,7 @@ PCI_IO_MASTER   equ     0x0005
 
 IPL_DEVICE      equ     0x0120          ; AX on return: a device to boot from, that INT 13h reads
 
-; From the BIOS: AX = bus, device and function.  Returns AX as the Plug and Play BIOS specification has it (3.6).
+; From the BIOS: AX = bus, device and function.  Returns AX as the Plug and Play BIOS specification has it (3.3).
 initialise:
         pushf
         pushad

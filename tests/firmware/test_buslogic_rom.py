@@ -6,6 +6,8 @@ import pytest
 
 from ring3.devices.pci.config import Reg
 from ring3.devices.storage import buslogic
+from ring3.errors import ConfigError
+from ring3.firmware import find
 from ring3.firmware.find import buslogic_rom
 
 UNITS = 15
@@ -54,3 +56,9 @@ def test_there_is_an_expansion_header_for_each_target_that_can_be(rom):
 def test_before_it_ran_no_header_offers_a_drive(rom):
     at = word(rom, 0x1A)
     assert (word(rom, at + 6), word(rom, at + 22), word(rom, at + 26)) == (0, 0, 0)
+
+
+def test_without_it_a_scsi_machine_is_refused_with_the_remedy(monkeypatch):
+    monkeypatch.setattr(find, "BUSLOGIC_ROM", "never_built.bin")
+    with pytest.raises(ConfigError, match=r"run `make build`"):
+        buslogic_rom()

@@ -1,6 +1,7 @@
 """Firmware images: the host's, which Debian's packages put where QEMU looks, too, and one of ours."""
 
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 
 from ring3.errors import ConfigError
@@ -26,7 +27,10 @@ def seabios(name: str) -> bytes:
 
 def buslogic_rom() -> bytes:
     """The SCSI adapter's BIOS, which is ours."""
-    return Path(__file__).with_name(BUSLOGIC_ROM).read_bytes()
+    data = resources.files("ring3.firmware").joinpath(BUSLOGIC_ROM)
+    if not data.is_file():
+        raise ConfigError("bus=scsi: the adapter's BIOS is not built: run `make build`, or give another bus")
+    return data.read_bytes()
 
 
 def present(name: str) -> bool:
