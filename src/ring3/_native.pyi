@@ -33,7 +33,8 @@ class Vm:
     def freeze(self) -> "RamImage":
         """RAM and video memory as they are now, in milliseconds; what is stored later is not in the image.
 
-        The machine keeps its RAM, as a private view of the image's files.  The guest stands meanwhile, and
+        The machine keeps its RAM, as a private view of the image's files, and later gets pages of its own
+        for code that keeps the CPU busy.  The guest stands meanwhile, and
         the caller holds the machine lock: nobody stores to RAM.  May raise OSError; RAM is unharmed then.
         """
     def adopt(self, extents: list[tuple[int, int, int, int]]) -> None:
@@ -108,9 +109,7 @@ class RamImage:
     # order, and what none covers is zero.  An extent may hold zero pages, too.
     extents: list[tuple[int, int, int, int]]
     def changed_since(self, older: "RamImage") -> list[tuple[int, int]]:
-        """Ranges (start, end) of RAM that differ from an image made earlier, and a few that don't.
-
-        Pages count as changed once the guest has stored to them, or they were moved to another file."""
+        """Ranges (start, end) of RAM that differ from an image made earlier; whole pages."""
     def pack(self, ranges: list[tuple[int, int]]) -> tuple[list[tuple[int, int, int]], list[tuple[int, int]]]:
         """What is to be stored of these ranges (start, end; whole pages, in order): no page that is zero, and
         equal ones once.  Extents (first page, pages, first stored page), and where the stored pages are

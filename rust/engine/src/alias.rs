@@ -1,24 +1,35 @@
 //! Second places of RAM's pages in the host's address space.
 //!
-//! A `Reservation` keeps host addresses free of everything but such pages.  They can be shown only while
-//! RAM is one shared file: when it is frozen or replaced (`crate::backing`) all of them go, and an
-//! access finds nothing there.
+//! A `Reservation` keeps host addresses free of everything but such pages.  They are of RAM's shared
+//! file (`crate::backing`): to be shown, a frozen part is thawed, and when RAM is frozen or replaced all of them
+//! go, and an access finds nothing there.
 
 use crate::memory::{Memory, PAGE};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// The reservations of one machine's RAM: address and size.
+/// The second places of one machine's RAM.
 #[derive(Default)]
-pub struct Aliases(Mutex<Vec<(u64, usize)>>);
+pub struct Aliases {
+    /// Address and size of the reservations.
+    reserved: Mutex<Vec<(u64, usize)>>,
+    revocations: AtomicU64,
+}
 
 impl Aliases {
     fn all(&self) -> MutexGuard<'_, Vec<(u64, usize)>> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner())
+        self.reserved.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// How often all that was shown has gone.
+    pub fn revocations(&self) -> u64 {
+        self.revocations.load(Ordering::Acquire)
     }
 
     /// Nothing is shown any more.
     pub fn revoke(&self) -> std::io::Result<()> {
+        self.revocations.fetch_add(1, Ordering::AcqRel);
         for &(start, bytes) in self.all().iter() {
             empty(start, bytes, libc::MAP_FIXED)?;
         }
@@ -134,10 +145,22 @@ mod tests {
         memory.write(0x5000, b"3", |_| false);
         assert_eq!(read(at), b'3');
         memory.freeze().unwrap();
-        assert!(
-            !reservation.show(at, host, PAGE, false, false),
-            "it is no shared file any more"
-        );
+        assert_eq!(memory.aliases().revocations(), 1);
+    }
+
+    #[test]
+    fn a_frozen_page_is_thawed_to_be_shown() {
+        let memory = Arc::new(Memory::new(1 << 20, 1 << 20).unwrap());
+        memory.write(0x5000, b"R", |_| false);
+        let image = memory.freeze().unwrap();
+        let reservation = Reservation::new(&memory, 1 << 20).unwrap();
+        let (at, host) = (reservation.start() + 0x3000, memory.ram_at(0x5000) as u64);
+        assert!(reservation.show(at, host, PAGE, false, false));
+        memory.write(0x5000, b"3", |_| false);
+        let before = image.map().unwrap();
+        // SAFETY: the mapping has as much.
+        let before = unsafe { before.start().add(0x5000).read() };
+        assert_eq!((read(at), before), (b'3', b'R'));
     }
 
     #[test]

@@ -1,19 +1,23 @@
 //! What guest RAM is made of, and how it is frozen: an immutable image of all of it in milliseconds,
 //! which any number of machines, in this process and others, go on from.
 //!
-//! Theory.  RAM begins as one memfd, mapped shared.  The first `freeze` maps that file privately in
-//! its own place: it changes no more, and stores from then on are copies of the host's pages, made
-//! as they happen.  It costs the same however much the guest has touched.  A later `freeze` writes
-//! the pages that were copied since (the host tells which: /proc/self/pagemap) to another memfd and
-//! maps that over them.  So what is frozen is a list of *extents*: a range of RAM, a file, and where
+//! Theory.  RAM begins as one memfd, mapped shared: the *shared file*.  The first `freeze` maps that
+//! privately in its own place: it changes no more, and stores from then on are copies of the host's
+//! pages, made as they happen.  It costs the same however much the guest has touched.  A later `freeze`
+//! writes the pages that were copied since (the host tells which: /proc/self/pagemap) to another memfd
+//! and maps that over them.  So what is frozen is a list of *extents*: a range of RAM, a file, and where
 //! it lies there; what none covers is zero.  Whoever maps the extents privately has the same RAM.
 //! Addresses never change, so nothing that was derived from them does.
 //!
-//! Invariants: 1. `Own`: RAM is the file.  `Frozen`: RAM is the extents, with the mapping's own pages
-//! in front of them; nobody writes to a file in an extent (our own are sealed).  2. A part of RAM
-//! that is not mapped as its extent says is the mapping's own, equal in content: mapping is never
-//! needed to be right, so it may be left out where it would cost the host too many mappings.
-//! 3. Whoever freezes or replaces RAM sees to it that nobody stores to it meanwhile.
+//! Only that can be mapped in a second place (`crate::alias`), so `thaw` gives parts of a frozen RAM a new
+//! shared file: it copies a few hundred KiB at a time, and only parts that somebody asks for, because each
+//! page of those costs memory.  The next `freeze` takes them back.
+//!
+//! Invariants: 1. A part of RAM is the shared file, at the same offset; or it is frozen: the extents, with
+//! the mapping's own pages in front of them.  Nobody writes to what an extent has of a file (our files are
+//! sealed).  2. A frozen part that is not mapped as its extent says is the mapping's own, equal in content:
+//! mapping is never needed to be right, so it may be left out where it would cost the host too many
+//! mappings.  3. Whoever freezes, thaws or replaces RAM sees to it that nobody stores to it meanwhile.
 //!
 //! Offsets and sizes in bytes, whole pages.
 
@@ -36,6 +40,10 @@ const GAP_BYTES: u64 = 2 * PAGE;
 const SLACK_BYTES: u64 = 16 << 20;
 /// How many files the extents of a machine may be in.
 const FILES_MAX: usize = 64;
+/// What is thawed at a time: short enough for the guest to wait for it, but RAM has no more than
+/// `SLICES_MAX` such slices, each of which may take a mapping of the host's.
+const SLICE_BYTES: u64 = 512 << 10;
+const SLICES_MAX: u64 = 2048;
 /// Extents mapped by all machines of this process.
 static MAPPED: AtomicUsize = AtomicUsize::new(0);
 
@@ -211,6 +219,25 @@ fn without(extents: &[Extent], ranges: &[Range<u64>]) -> Vec<Extent> {
     left
 }
 
+/// What of a range lies outside the parts.
+fn outside(parts: &[Range<u64>], range: Range<u64>) -> Vec<Range<u64>> {
+    let mut left = Vec::new();
+    let mut start = range.start;
+    for part in parts.iter().filter(|part| part.end > range.start) {
+        if part.start >= range.end {
+            break;
+        }
+        if part.start > start {
+            left.push(start..part.start);
+        }
+        start = part.end;
+    }
+    if start < range.end {
+        left.push(start..range.end);
+    }
+    left
+}
+
 // --- mapping extents ---
 
 /// How many extents all machines of this process may map.
@@ -263,36 +290,38 @@ fn part_of(mapping: &Mapping, range: Range<u64>) -> *mut [u8] {
 
 // --- what the host knows ---
 
-/// What it has allocated of a file.
-fn allocated(file: &File, bytes: u64, gap: u64) -> Vec<Range<u64>> {
+/// What it has allocated of a part of a file.
+fn allocated(file: &File, part: Range<u64>, gap: u64) -> Vec<Range<u64>> {
     let seek = |from: u64, whence| {
         // SAFETY: plain system call on our own descriptor, whose position nobody uses.
         let at = unsafe { libc::lseek(file.as_raw_fd(), from as libc::off_t, whence) };
         u64::try_from(at).ok()
     };
     let mut ranges = Vec::new();
-    let mut at = 0;
+    let mut at = part.start;
     while let Some(start) = seek(at, libc::SEEK_DATA)
-        && start < bytes
+        && start < part.end
     {
-        at = seek(start, libc::SEEK_HOLE).unwrap_or(bytes).min(bytes);
+        let end = seek(start, libc::SEEK_HOLE).unwrap_or(part.end);
+        at = end.min(part.end);
         join(&mut ranges, start..at, gap);
     }
     ranges
 }
 
-/// Pages of a mapping that are its own: neither of its files, nor untouched.  Documentation/admin-guide/
-/// mm/pagemap.rst of Linux has the bits.
-fn own_pages(mapping: &Mapping, bytes: u64) -> Result<Vec<Range<u64>>> {
+/// Pages of a part of a mapping that are its own: neither of its files, nor untouched.
+/// Documentation/admin-guide/mm/pagemap.rst of Linux has the bits.
+fn own_pages(mapping: &Mapping, part: Range<u64>) -> Result<Vec<Range<u64>>> {
     const PRESENT: u64 = 1 << 63;
     const SWAPPED: u64 = 1 << 62;
     const OF_FILE: u64 = 1 << 61;
     let pagemap = File::open("/proc/self/pagemap")?;
-    let mut entries = vec![0; 64 << 10];
+    let most = (64 << 10).min((part.end - part.start) / PAGE * 8);
+    let mut entries = vec![0; most as usize];
     let mut ranges = Vec::new();
-    let mut at = 0;
-    while at < bytes {
-        let count = ((bytes - at) / PAGE * 8).min(entries.len() as u64) as usize;
+    let mut at = part.start;
+    while at < part.end {
+        let count = ((part.end - at) / PAGE * 8).min(most) as usize;
         let first = (mapping.start() as u64 + at) / PAGE * 8;
         pagemap.read_exact_at(&mut entries[..count], first)?;
         for entry in entries[..count].as_chunks().0 {
@@ -304,6 +333,38 @@ fn own_pages(mapping: &Mapping, bytes: u64) -> Result<Vec<Range<u64>>> {
         }
     }
     Ok(ranges)
+}
+
+/// A part of a file has nothing any more.
+fn empty(file: &File, part: Range<u64>) -> Result<()> {
+    let (at, bytes) = (
+        part.start as libc::off_t,
+        (part.end - part.start) as libc::off_t,
+    );
+    let how = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: plain system call on our own descriptor.
+    if unsafe { libc::fallocate(file.as_raw_fd(), how, at, bytes) } != 0 {
+        return Err(Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Writes what is not zero of whole pages.
+fn write_nonzero(file: &File, at: u64, content: &[u8]) -> Result<()> {
+    let mut runs = Vec::new();
+    for (n, page) in content.chunks(PAGE as usize).enumerate() {
+        let start = n as u64 * PAGE;
+        if page != [0; PAGE as usize] {
+            join(&mut runs, start..start + PAGE, 0);
+        }
+    }
+    for run in runs {
+        file.write_all_at(
+            &content[run.start as usize..run.end as usize],
+            at + run.start,
+        )?;
+    }
+    Ok(())
 }
 
 fn memfd() -> Result<File> {
@@ -329,121 +390,236 @@ fn seal(file: &File) -> Result<()> {
 
 // --- RAM ---
 
-enum State {
-    Own(File),
-    Frozen(Vec<Extent>),
+/// The file that RAM is where it isn't frozen.
+struct Shared {
+    file: File,
+    /// What of RAM it is: in order, and neighbours are joined.
+    parts: Vec<Range<u64>>,
+}
+
+impl Shared {
+    fn new(bytes: u64, parts: Vec<Range<u64>>) -> Result<Shared> {
+        let file = memfd()?;
+        file.set_len(bytes)?;
+        Ok(Shared { file, parts })
+    }
 }
 
 /// What the RAM of a machine is made of; every call is given the mapping that it is.
 pub struct Backing {
-    state: State,
+    shared: Option<Shared>,
+    /// Of the frozen parts.
+    extents: Vec<Extent>,
     /// Extents that it has mapped, of all `MAPPED`.
     mapped: usize,
 }
 
 impl Drop for Backing {
     fn drop(&mut self) {
-        self.count(0);
+        self.set(Vec::new());
     }
 }
 
 impl Backing {
     /// RAM of so many bytes, all zero, in a mapping that has room for more.
+    #[allow(clippy::single_range_in_vec_init)]
     pub fn new(bytes: u64, capacity: u64) -> Result<(Backing, Mapping)> {
-        let file = memfd()?;
-        file.set_len(bytes)?;
-        let mapping = Mapping::new(capacity as usize, &Source::Shared(file.as_fd()))?;
-        let state = State::Own(file);
-        Ok((Backing { state, mapped: 0 }, mapping))
+        let shared = Shared::new(bytes, vec![0..bytes])?;
+        let mapping = Mapping::new(capacity as usize, &Source::Zeros)?;
+        mapping.replace(0..bytes, &Source::Shared(shared.file.as_fd(), 0))?;
+        let backing = Backing {
+            shared: Some(shared),
+            extents: Vec::new(),
+            mapped: 0,
+        };
+        Ok((backing, mapping))
     }
 
-    /// The file that RAM is, until it is frozen.
+    fn shared_parts(&self) -> &[Range<u64>] {
+        self.shared.as_ref().map_or(&[], |shared| &shared.parts)
+    }
+
+    /// Whether a part of RAM is the shared file.
+    pub fn is_shared(&self, part: Range<u64>) -> bool {
+        let parts = self.shared_parts();
+        let next = parts.partition_point(|shared| shared.start <= part.start);
+        next > 0 && part.end <= parts[next - 1].end
+    }
+
     pub fn shared_file(&self) -> Option<BorrowedFd<'_>> {
-        match &self.state {
-            State::Own(file) => Some(file.as_fd()),
-            State::Frozen(_) => None,
-        }
+        self.shared.as_ref().map(|shared| shared.file.as_fd())
     }
 
     /// There is more of it.
     pub fn grow(&mut self, mapping: &Mapping, bytes: Range<u64>) -> Result<()> {
-        match &self.state {
-            State::Own(file) => file.set_len(bytes.end),
-            State::Frozen(_) => mapping.replace(bytes, &Source::Zeros),
-        }
+        let Some(shared) = &mut self.shared else {
+            return mapping.replace(bytes, &Source::Zeros);
+        };
+        shared.file.set_len(bytes.end)?;
+        let source = Source::Shared(shared.file.as_fd(), bytes.start);
+        mapping.replace(bytes.clone(), &source)?;
+        join(&mut shared.parts, bytes, 0);
+        Ok(())
     }
 
     /// What may be other than zero.
     pub fn touched(&self, mapping: &Mapping, bytes: u64) -> Result<Vec<Range<u64>>> {
-        match &self.state {
-            State::Own(file) => Ok(allocated(file, bytes, 0)),
-            State::Frozen(extents) => {
-                let mut ranges = own_pages(mapping, bytes)?;
-                let inside = extents.iter().filter(|extent| extent.start < bytes);
-                ranges.extend(inside.map(|extent| extent.start..extent.end().min(bytes)));
-                Ok(joined(ranges, 0))
-            }
+        let mut ranges = Vec::new();
+        for frozen in outside(self.shared_parts(), 0..bytes) {
+            ranges.extend(own_pages(mapping, frozen)?);
         }
+        let inside = |range: Range<u64>| range.start..range.end.min(bytes);
+        if let Some(shared) = &self.shared {
+            let parts = shared.parts.iter().filter(|part| part.start < bytes);
+            ranges.extend(parts.flat_map(|part| allocated(&shared.file, inside(part.clone()), 0)));
+        }
+        let extents = self.extents.iter().filter(|extent| extent.start < bytes);
+        ranges.extend(extents.map(|extent| inside(extent.range())));
+        Ok(joined(ranges, 0))
     }
 
     /// RAM as it is now; what is stored from now on is not seen in that.
     pub fn freeze(&mut self, mapping: &Mapping, bytes: u64) -> Result<Image> {
-        let extents = match &mut self.state {
-            State::Own(_) => self.freeze_first(mapping, bytes)?,
-            State::Frozen(extents) => {
-                let known = std::mem::take(extents);
-                match freeze_again(mapping, &known, bytes) {
-                    Ok(extents) => extents,
-                    Err(error) => {
-                        *extents = known;
-                        return Err(error);
-                    }
-                }
-            }
-        };
-        self.set(extents.clone());
-        Ok(Image { bytes, extents })
+        if !self.is_shared(0..bytes) {
+            let known = std::mem::take(&mut self.extents);
+            let frozen = freeze_again(mapping, &known, bytes);
+            let (extents, done) = match frozen {
+                Ok(extents) => (extents, Ok(())),
+                Err(error) => (known, Err(error)),
+            };
+            self.set(extents);
+            done?;
+        }
+        self.freeze_shared(mapping)?;
+        Ok(Image {
+            bytes,
+            extents: self.extents.clone(),
+        })
     }
 
-    fn freeze_first(&mut self, mapping: &Mapping, bytes: u64) -> Result<Vec<Extent>> {
-        let State::Own(file) = &self.state else {
-            return Err(Error::from(ErrorKind::InvalidInput));
+    /// The parts that are the shared file become extents of it, where it has anything.
+    fn freeze_shared(&mut self, mapping: &Mapping) -> Result<()> {
+        let Some(shared) = &mut self.shared else {
+            return Ok(());
         };
-        let file = Frozen::new(file.try_clone()?, true)?;
-        mapping.replace(0..bytes, &Source::Private(file.file.as_fd(), 0))?;
-        let file = Arc::new(file);
-        let all = Extent::new(0, bytes, file.clone(), 0);
-        // From here on it is frozen, whatever fails.
-        self.set(vec![all.clone()]);
-        mapping.replace(bytes..mapping.bytes(), &Source::Zeros)?;
-        seal(&file.file)?;
-        let mut extents = Vec::new();
-        let mut hole = 0;
-        for range in allocated(&file.file, bytes, HOLE_BYTES) {
-            // Else the first store there takes a page of the file, too.
-            let _ = mapping.replace(hole..range.start, &Source::Zeros);
-            hole = range.end;
-            extents.push(Extent {
-                mapped: true,
-                ..all.part(range)
-            });
+        let file = Arc::new(Frozen::new(shared.file.try_clone()?, true)?);
+        let extent = |range: &Range<u64>| Extent {
+            mapped: true,
+            ..Extent::new(
+                range.start,
+                range.end - range.start,
+                file.clone(),
+                range.start,
+            )
+        };
+        let mut extents = std::mem::take(&mut self.extents);
+        let parts = std::mem::take(&mut shared.parts);
+        for (n, part) in parts.iter().enumerate() {
+            let source = Source::Private(file.file.as_fd(), part.start);
+            if let Err(error) = mapping.replace(part.clone(), &source) {
+                shared.parts = parts[n..].to_vec();
+                extents.extend(parts[..n].iter().map(extent));
+                self.set(extents);
+                return Err(error);
+            }
         }
-        let _ = mapping.replace(hole..bytes, &Source::Zeros);
-        Ok(extents)
+        self.shared = None;
+        for part in &parts {
+            let mut hole = part.start;
+            for range in allocated(&file.file, part.clone(), HOLE_BYTES) {
+                // Else the first store there takes a page of the file, too.
+                let _ = mapping.replace(hole..range.start, &Source::Zeros);
+                hole = range.end;
+                extents.push(extent(&range));
+            }
+            let _ = mapping.replace(hole..part.end, &Source::Zeros);
+        }
+        self.set(extents);
+        seal(&file.file)
+    }
+
+    /// Makes a part of RAM the shared file, which has `bytes` then; its content stays.
+    pub fn thaw(&mut self, mapping: &Mapping, part: Range<u64>, bytes: u64) -> Result<()> {
+        let slice = (bytes / SLICES_MAX).next_power_of_two().max(SLICE_BYTES);
+        let start = part.start - part.start % slice;
+        let end = part.end.next_multiple_of(slice).min(bytes);
+        for frozen in outside(self.shared_parts(), start..end) {
+            let mut at = frozen.start;
+            while at < frozen.end {
+                let next = (at + 1).next_multiple_of(slice).min(frozen.end);
+                self.thaw_slice(mapping, at..next, bytes)?;
+                at = next;
+            }
+        }
+        Ok(())
+    }
+
+    /// All of it is frozen.
+    fn thaw_slice(&mut self, mapping: &Mapping, slice: Range<u64>, bytes: u64) -> Result<()> {
+        let content = self.content(mapping, slice.clone())?;
+        let shared = match &mut self.shared {
+            Some(shared) => shared,
+            None => self.shared.insert(Shared::new(bytes, Vec::new())?),
+        };
+        // One that failed may have left something.
+        empty(&shared.file, slice.clone())?;
+        write_nonzero(&shared.file, slice.start, &content)?;
+        let source = Source::Shared(shared.file.as_fd(), slice.start);
+        mapping.replace(slice.clone(), &source)?;
+        shared.parts.push(slice.clone());
+        shared.parts = joined(std::mem::take(&mut shared.parts), 0);
+        self.cut(slice);
+        Ok(())
+    }
+
+    /// What a frozen part of RAM holds.  Of files it is read, not mapped: that would fill their holes.
+    fn content(&self, mapping: &Mapping, part: Range<u64>) -> Result<Vec<u8>> {
+        let mut content = vec![0; (part.end - part.start) as usize];
+        let place = |r: &Range<u64>| (r.start - part.start) as usize..(r.end - part.start) as usize;
+        let first = self.extents.partition_point(|e| e.end() <= part.start);
+        for extent in self.extents[first..]
+            .iter()
+            .take_while(|e| e.start < part.end)
+        {
+            let extent = extent.part(part.clone());
+            let to = &mut content[place(&extent.range())];
+            extent.file.file.read_exact_at(to, extent.offset)?;
+        }
+        for own in own_pages(mapping, part.clone())? {
+            let from = part_of(mapping, own.clone());
+            // SAFETY: inside the mapping, and nobody writes to it (invariant 3).
+            content[place(&own)].copy_from_slice(unsafe { &*from });
+        }
+        Ok(content)
+    }
+
+    /// Extents have nothing of a part of RAM any more.
+    #[allow(clippy::single_range_in_vec_init)]
+    fn cut(&mut self, part: Range<u64>) {
+        let first = self.extents.partition_point(|e| e.end() <= part.start);
+        let end = self.extents.partition_point(|e| e.start < part.end);
+        let left = without(&self.extents[first..end], &[part]);
+        let count = |extents: &[Extent]| extents.iter().filter(|extent| extent.mapped).count();
+        let (before, after) = (count(&self.extents[first..end]), count(&left));
+        self.extents.splice(first..end, left);
+        self.count(self.mapped + after - before);
     }
 
     /// RAM becomes what the extents say; they must be good (`check`).  After an error it is nothing.
     pub fn adopt(&mut self, mapping: &Mapping, mut extents: Vec<Extent>) -> Result<()> {
         mapping.replace(0..mapping.bytes(), &Source::Zeros)?;
+        self.shared = None;
         self.set(Vec::new());
         show(mapping, &mut extents)?;
         self.set(extents);
         Ok(())
     }
 
-    fn set(&mut self, extents: Vec<Extent>) {
+    /// The extents of the frozen parts, in any order.
+    fn set(&mut self, mut extents: Vec<Extent>) {
+        extents.sort_unstable_by_key(|extent| extent.start);
         self.count(extents.iter().filter(|extent| extent.mapped).count());
-        self.state = State::Frozen(extents);
+        self.extents = extents;
     }
 
     fn count(&mut self, mapped: usize) {
@@ -469,14 +645,13 @@ pub fn check(extents: &[Extent], bytes: u64) -> Result<()> {
     Ok(())
 }
 
-/// The extents of RAM after what is its own now has gone to a file.
+/// The extents of what is frozen, in any order, after the mapping's own pages have gone to a file.
 fn freeze_again(mapping: &Mapping, known: &[Extent], bytes: u64) -> Result<Vec<Extent>> {
-    let (zero, mut data) = sorted_out(mapping, own_pages(mapping, bytes)?);
+    let (zero, mut data) = sorted_out(mapping, own_pages(mapping, 0..bytes)?);
     data.extend(in_wasteful_files(known));
     let data = joined(data, GAP_BYTES);
     let mut extents = without(&without(known, &zero), &data);
     extents.extend(written(mapping, &data)?);
-    extents.sort_unstable_by_key(|extent| extent.start);
     for range in zero {
         // Where it fails, the zeros stay the mapping's own.
         let _ = mapping.replace(range, &Source::Zeros);
@@ -775,6 +950,122 @@ mod tests {
         let image = backing.freeze(&mapping, pages * PAGE).unwrap();
         // SAFETY: inside the mapping.
         assert!(content(&image) == unsafe { &*part_of(&mapping, 0..pages * PAGE) });
+    }
+
+    /// RAM of many slices, with the number of each in it.
+    fn of_slices(count: u64) -> (Backing, Mapping, u64) {
+        let bytes = count * SLICE_BYTES;
+        let (backing, mapping) = Backing::new(bytes, bytes).unwrap();
+        for slice in 0..count {
+            store(&mapping, slice * SLICE_BYTES, slice as u8 + 1);
+        }
+        (backing, mapping, bytes)
+    }
+
+    fn store(mapping: &Mapping, at: u64, value: u8) {
+        // SAFETY: inside the mapping, which is the test's own.
+        unsafe { (*part_of(mapping, at..at + 1))[0] = value };
+    }
+
+    /// The first byte of each slice.
+    fn slices(mapping: &Mapping, bytes: u64) -> Vec<u8> {
+        // SAFETY: as above.
+        let all = unsafe { &*part_of(mapping, 0..bytes) };
+        all.iter().step_by(SLICE_BYTES as usize).copied().collect()
+    }
+
+    #[test]
+    fn a_thawed_part_is_the_shared_file_with_the_same_content_and_the_rest_stays_frozen() {
+        let (mut backing, mapping, bytes) = of_slices(4);
+        backing.freeze(&mapping, bytes).unwrap();
+        store(&mapping, SLICE_BYTES + PAGE, 0x55);
+        let page = SLICE_BYTES + PAGE..SLICE_BYTES + 2 * PAGE;
+        backing.thaw(&mapping, page, bytes).unwrap();
+        assert_eq!(slices(&mapping, bytes), [1, 2, 3, 4]);
+        let shared =
+            [0, 1, 2, 3].map(|n| backing.is_shared(n * SLICE_BYTES..(n + 1) * SLICE_BYTES));
+        assert_eq!(shared, [false, true, false, false]);
+        let mut found = [0];
+        let file = &backing.shared.as_ref().unwrap().file;
+        file.read_exact_at(&mut found, SLICE_BYTES + PAGE).unwrap();
+        assert_eq!(found, [0x55]);
+    }
+
+    #[test]
+    fn thawing_takes_memory_for_pages_that_are_not_zero_only() {
+        let (mut backing, mapping, bytes) = of_slices(4);
+        backing.freeze(&mapping, bytes).unwrap();
+        backing.thaw(&mapping, 0..bytes, bytes).unwrap();
+        let file = &backing.shared.as_ref().unwrap().file;
+        assert_eq!(file.metadata().unwrap().blocks() * 512, 4 * PAGE);
+        assert!(backing.extents.is_empty() && backing.mapped == 0);
+    }
+
+    #[test]
+    fn machines_do_not_see_what_another_stores_to_a_thawed_part() {
+        let (mut parent, mapping, bytes) = of_slices(3);
+        let image = parent.freeze(&mapping, bytes).unwrap();
+        let (mut child, child_mapping) = Backing::new(bytes, bytes).unwrap();
+        child.adopt(&child_mapping, image.extents.clone()).unwrap();
+        parent.thaw(&mapping, 0..PAGE, bytes).unwrap();
+        child.thaw(&child_mapping, 0..PAGE, bytes).unwrap();
+        store(&mapping, 0, 0x10);
+        store(&child_mapping, 0, 0x20);
+        assert_eq!(slices(&mapping, bytes)[0], 0x10);
+        assert_eq!(slices(&child_mapping, bytes)[0], 0x20);
+        assert_eq!(content(&image)[0], 1);
+    }
+
+    #[test]
+    fn a_freeze_of_a_ram_that_is_thawed_in_part_has_all_of_it() {
+        let (mut backing, mapping, bytes) = of_slices(5);
+        backing.freeze(&mapping, bytes).unwrap();
+        for slice in [1, 3] {
+            let at = slice * SLICE_BYTES;
+            backing.thaw(&mapping, at..at + PAGE, bytes).unwrap();
+            store(&mapping, at + PAGE, 0x77);
+        }
+        store(&mapping, 2 * SLICE_BYTES + PAGE, 0x66);
+        let image = backing.freeze(&mapping, bytes).unwrap();
+        // SAFETY: inside the mapping, which is the test's own.
+        let expected = unsafe { &*part_of(&mapping, 0..bytes) }.to_vec();
+        assert!(content(&image) == expected);
+        store(&mapping, SLICE_BYTES, 9);
+        assert!(content(&image) == expected);
+        assert_eq!(slices(&mapping, bytes), [1, 9, 3, 4, 5]);
+        assert!(!backing.is_shared(SLICE_BYTES..SLICE_BYTES + PAGE));
+    }
+
+    #[test]
+    fn what_was_not_mapped_of_a_frozen_ram_is_thawed_too() {
+        let (mut parent, mapping, bytes) = of_slices(3);
+        let image = parent.freeze(&mapping, bytes).unwrap();
+        let (mut copy, copied) = Backing::new(bytes, bytes).unwrap();
+        MAPPED.fetch_add(extents_max(), Ordering::Relaxed);
+        let adopted = copy.adopt(&copied, image.extents.clone());
+        MAPPED.fetch_sub(extents_max(), Ordering::Relaxed);
+        adopted.unwrap();
+        store(&copied, PAGE, 0x44);
+        copy.thaw(&copied, 0..bytes, bytes).unwrap();
+        // SAFETY: inside the mapping, which is the test's own.
+        assert_eq!(
+            unsafe { (*part_of(&copied, 0..bytes))[PAGE as usize] },
+            0x44
+        );
+        assert_eq!(slices(&copied, bytes), [1, 2, 3]);
+    }
+
+    #[test]
+    fn memory_that_is_added_to_a_ram_thawed_in_part_is_zero_and_frozen_next_time() {
+        let bytes = 2 * SLICE_BYTES;
+        let more = bytes..bytes + PAGE;
+        let (mut backing, mapping) = Backing::new(bytes, more.end).unwrap();
+        backing.freeze(&mapping, bytes).unwrap();
+        backing.thaw(&mapping, 0..PAGE, bytes).unwrap();
+        backing.grow(&mapping, more.clone()).unwrap();
+        store(&mapping, bytes, 3);
+        let image = backing.freeze(&mapping, more.end).unwrap();
+        assert_eq!(content(&image)[bytes as usize], 3);
     }
 
     #[test]

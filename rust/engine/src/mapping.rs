@@ -28,8 +28,8 @@ unsafe impl Sync for Mapping {}
 pub enum Source<'a> {
     /// Zeros; stores are the mapping's own.
     Zeros,
-    /// A file that stores go to.
-    Shared(BorrowedFd<'a>),
+    /// A file from an offset on, which stores go to.
+    Shared(BorrowedFd<'a>, u64),
     /// A file from an offset on; stores are the mapping's own (copy-on-write).
     Private(BorrowedFd<'a>, u64),
 }
@@ -38,7 +38,7 @@ pub enum Source<'a> {
 fn map(at: *mut u8, bytes: usize, source: &Source) -> std::io::Result<NonNull<u8>> {
     let (kind, fd, offset) = match source {
         Source::Zeros => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0),
-        Source::Shared(fd) => (libc::MAP_SHARED, fd.as_raw_fd(), 0),
+        Source::Shared(fd, offset) => (libc::MAP_SHARED, fd.as_raw_fd(), *offset),
         Source::Private(fd, offset) => (libc::MAP_PRIVATE, fd.as_raw_fd(), *offset),
     };
     let fixed = if at.is_null() { 0 } else { libc::MAP_FIXED };

@@ -18,6 +18,7 @@ use crate::alias::Aliases;
 use crate::backing::{self, Backing, Extent, Image};
 use crate::dirty::Logs;
 use crate::mapping::{Mapping, Source};
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, RwLock};
@@ -89,6 +90,8 @@ pub type StoreNote = (u64, u64);
 pub struct Memory {
     ram: Mapping,
     backing: Mutex<Backing>,
+    /// Held by the host's side to store to RAM, and alone to thaw a part of it.
+    stores: RwLock<()>,
     aliases: Aliases,
     ram_bytes: u64,
     low_bytes: u64,
@@ -119,6 +122,7 @@ impl Memory {
         Ok(Memory {
             ram,
             backing: Mutex::new(backing),
+            stores: RwLock::default(),
             aliases: Aliases::default(),
             ram_bytes,
             low_bytes,
@@ -286,23 +290,46 @@ impl Memory {
         &self.aliases
     }
 
-    /// Whether pages of RAM can be shown in second places (`crate::alias`).
-    pub fn has_aliases(&self) -> bool {
-        self.backing().shared_file().is_some()
+    /// Whether a part of RAM, from host address `host` on, can be shown in a second place (`crate::alias`)
+    /// without being thawed.
+    pub fn is_shared(&self, host: u64, bytes: u64) -> bool {
+        self.ram_part(host, bytes)
+            .is_some_and(|part| self.backing().is_shared(part))
     }
 
-    /// Calls `with` the file that RAM is, if it is one, and where in it `bytes` from host address `host`
-    /// in RAM lie.
+    /// The same of all RAM: it was never frozen.
+    pub fn is_all_shared(&self) -> bool {
+        self.backing().is_shared(0..self.ram_bytes)
+    }
+
+    /// Offsets of a part of RAM, of a host address in RAM's mapping.
+    fn ram_part(&self, host: u64, bytes: u64) -> Option<Range<u64>> {
+        let offset = host.wrapping_sub(self.ram.start() as u64);
+        let inside = bytes <= self.ram_bytes && offset <= self.ram_bytes - bytes;
+        inside.then(|| offset..offset + bytes)
+    }
+
+    /// Calls `with` the file that a part of RAM is, after it was thawed, and where in it that lies.  For the
+    /// vCPU's own thread: the guest stands meanwhile.
     pub(crate) fn with_shared_file(
         &self,
         host: u64,
         bytes: u64,
         with: impl FnOnce(BorrowedFd, u64) -> bool,
     ) -> bool {
-        let offset = host.wrapping_sub(self.ram.start() as u64);
-        let inside = bytes <= self.ram_bytes && offset <= self.ram_bytes - bytes;
-        let backing = self.backing();
-        inside && backing.shared_file().is_some_and(|file| with(file, offset))
+        let Some(part) = self.ram_part(host, bytes) else {
+            return false;
+        };
+        let mut backing = self.backing();
+        if !backing.is_shared(part.clone()) {
+            let _alone = self.stores.write().unwrap_or_else(|e| e.into_inner());
+            let end = self.end.load(Ordering::Acquire);
+            if backing.thaw(&self.ram, part.clone(), end).is_err() {
+                return false;
+            }
+        }
+        let file = backing.shared_file();
+        file.is_some_and(|file| with(file, part.start))
     }
 
     /// Of RAM and what chips brought along.
@@ -519,6 +546,7 @@ impl Memory {
                 Page::Rom(_) | Page::Io => self.beneath(at),
             };
             if let Some(p) = target {
+                let _not_thawed = self.stores.read().unwrap_or_else(|e| e.into_inner());
                 // SAFETY: the chunk stays inside the page.
                 unsafe { copy(source.as_ptr(), p.add((at % PAGE) as usize), source.len()) };
                 let home = self.home(p, at & !(PAGE - 1)) + at % PAGE;

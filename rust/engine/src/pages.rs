@@ -1,4 +1,5 @@
-//! Which pages of an image of RAM a checkpoint stores: none that is zero, and equal ones once.
+//! Which pages of an image of RAM a checkpoint stores: none that is zero or as in the one before, and equal
+//! ones once.
 //!
 //! Theory.  Pages are told apart by a hash, and those with equal hashes by their bytes, so the hash
 //! need not be strong; of pages that have it by chance only the first is found again.
@@ -67,6 +68,22 @@ pub fn pack(memory: &[u8], ranges: &[Range<u64>]) -> Packed {
     packed
 }
 
+/// What of the ranges isn't the same in both memories.
+pub fn differing(new: &[u8], old: &[u8], ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut found: Vec<Range<u64>> = Vec::new();
+    let pages = |range: &Range<u64>| range.clone().step_by(PAGE as usize);
+    for at in ranges.iter().flat_map(pages) {
+        if page(new, at) == page(old, at) {
+            continue;
+        }
+        match found.last_mut() {
+            Some(range) if range.end == at => range.end += PAGE,
+            _ => found.push(at..at + PAGE),
+        }
+    }
+    found
+}
+
 fn page(memory: &[u8], at: u64) -> Option<&Page> {
     let bytes = memory.get(at as usize..)?.get(..PAGE as usize)?;
     // SAFETY: any bytes are good words; what is not aligned to them gives a head, and then None.
@@ -99,15 +116,13 @@ mod tests {
         words.iter().flat_map(|word| [*word; WORDS]).collect()
     }
 
-    fn packed(words: &[u64], ranges: &[Range<u64>]) -> Packed {
-        let memory = memory(words);
+    fn bytes(memory: &[u64]) -> &[u8] {
         // SAFETY: words are bytes.
-        let (_, bytes, _) = unsafe { memory.align_to::<u8>() };
-        let ranges: Vec<_> = ranges
-            .iter()
-            .map(|r| r.start * PAGE..r.end * PAGE)
-            .collect();
-        pack(bytes, &ranges)
+        unsafe { memory.align_to::<u8>() }.1
+    }
+
+    fn packed(words: &[u64], ranges: &[Range<u64>]) -> Packed {
+        pack(bytes(&memory(words)), &pieces(ranges))
     }
 
     fn pieces(pieces: &[Range<u64>]) -> Vec<Range<u64>> {
@@ -131,6 +146,14 @@ mod tests {
         let found = packed(&[1, 2, 3, 4], &[1..2, 3..4]);
         assert_eq!(found.extents, [(1, 1, 0), (3, 1, 1)]);
         assert_eq!(found.pieces, pieces(&[1..2, 3..4]));
+    }
+
+    #[test]
+    #[allow(clippy::single_range_in_vec_init)]
+    fn pages_that_differ_are_found_in_the_ranges() {
+        let (new, old) = (memory(&[1, 2, 3, 4, 5, 6]), memory(&[1, 0, 0, 4, 0, 0]));
+        let found = differing(bytes(&new), bytes(&old), &pieces(&[0..5]));
+        assert_eq!(found, pieces(&[1..3, 4..5]));
     }
 
     #[test]

@@ -376,6 +376,7 @@ impl Vcpu {
             self.signal(Signal::Init);
         }
         self.attend_to_logs();
+        self.attend_to_revocations();
         if self.shared.nmi.swap(false, Ordering::AcqRel)
             && let Some(signal) = self.apic.pulse_nmi()
         {

@@ -37,6 +37,12 @@ impl RamImage {
         let mapping = self.image.map()?;
         Ok(self.mapping.get_or_init(|| mapping))
     }
+
+    fn memory(&self) -> std::io::Result<&[u8]> {
+        let start = self.mapped()?.start();
+        // SAFETY: all of the mapping, which is only read and lives as long as `self`.
+        Ok(unsafe { std::slice::from_raw_parts(start, self.image.bytes as usize) })
+    }
 }
 
 #[pymethods]
@@ -52,20 +58,16 @@ impl RamImage {
         self.image.extents.iter().map(record).collect()
     }
 
-    fn changed_since(&self, older: &RamImage) -> Vec<(u64, u64)> {
-        let changed = self.image.changed_since(&older.image);
-        changed
-            .iter()
-            .map(|range| (range.start, range.end))
-            .collect()
+    fn changed_since(&self, py: Python<'_>, older: &RamImage) -> PyResult<Vec<(u64, u64)>> {
+        let ranges = self.image.changed_since(&older.image);
+        let (new, old) = (self.memory()?, older.memory()?);
+        let changed = py.detach(|| pages::differing(new, old, &ranges));
+        Ok(changed.iter().map(|r| (r.start, r.end)).collect())
     }
 
     fn pack(&self, py: Python<'_>, ranges: Vec<(u64, u64)>) -> PyResult<PackedRecord> {
-        let mapping = self.mapped()?;
+        let memory = self.memory()?;
         let ranges: Vec<_> = ranges.iter().map(|&(start, end)| start..end).collect();
-        // SAFETY: all of the mapping, which is only read and lives as long as `self`.
-        let memory =
-            unsafe { std::slice::from_raw_parts(mapping.start(), self.image.bytes as usize) };
         let packed = py.detach(|| pages::pack(memory, &ranges));
         let pieces = packed.pieces.iter().map(|piece| (piece.start, piece.end));
         Ok((packed.extents, pieces.collect()))

@@ -34,6 +34,9 @@ pub const MAX_CREDIT: i32 = 2048;
 pub const FIRST_BAN_NS: u64 = 50_000_000;
 pub const MAX_BAN_NS: u64 = 2_000_000_000;
 
+/// For how long the load is measured before RAM is thawed for windows, in nanoseconds.
+const LOAD_NS: u64 = 500_000_000;
+
 /// Which spaces get windows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Policy {
@@ -181,21 +184,55 @@ impl Domain {
     }
 }
 
+/// Whether the guest keeps the CPU busy: then windows are worth it that pages of RAM are thawed for them.
+#[derive(Default)]
+pub struct Load {
+    /// It halted for less than half of the last time that it was measured.
+    pub high: bool,
+    /// When measuring began: the guest's TSC, which stands while the machine is paused, and for how long it
+    /// had halted by then.
+    since: u64,
+    halted_ns: u64,
+}
+
+impl Load {
+    pub fn start(&mut self, tsc: u64, halted_ns: u64) {
+        *self = Load {
+            high: false,
+            since: tsc,
+            halted_ns,
+        };
+    }
+
+    pub fn measure(&mut self, tsc: u64, halted_ns: u64) {
+        let elapsed = tsc.wrapping_sub(self.since);
+        if elapsed >= ticks(LOAD_NS) {
+            let halted = ticks(halted_ns - self.halted_ns);
+            self.start(tsc, halted_ns);
+            self.high = halted < elapsed / 2;
+        }
+    }
+}
+
 pub struct Windows {
     pub policy: Policy,
+    pub load: Load,
     pub void: Option<Reservation>,
     pub domains: [Domain; 2],
-    /// `Memory::generation` that the pages are of.
+    /// `Memory::generation` that the pages are of, and `Aliases::revocations`.
     pub generation: u64,
+    pub revocations: u64,
 }
 
 impl Windows {
     pub fn new(bmi2: bool) -> Windows {
         Windows {
             policy: if bmi2 { Policy::Busy } else { Policy::Never },
+            load: Load::default(),
             void: None,
             domains: Default::default(),
             generation: 0,
+            revocations: 0,
         }
     }
 

@@ -16,6 +16,9 @@
 //! Coherence.  A window's page is as good as an entry of the inline TLB: INVLPG takes it away, whatever
 //! drops more puts the whole space aside (`deactivate`), and before it is used again all its pages are
 //! compared with the page tables (`revalidate`).
+//!
+//! Where RAM is frozen (`crate::backing`), a page is thawed before it is mapped, and so costs memory: only
+//! a guest that keeps the CPU busy gets windows then.
 
 use super::env::{KERNEL, USER};
 use super::fault::HostFault;
@@ -98,11 +101,14 @@ impl Vcpu {
             return;
         }
         let (now, key) = (host_tsc(), self.window_key(class));
-        let domain = &mut self.jit.windows.domains[class];
+        let (tsc, halted_ns) = (self.tsc(), self.stats.ns_halted);
+        let windows = &mut self.jit.windows;
+        let domain = &mut windows.domains[class];
         if now.wrapping_sub(domain.last_sample) < ticks(SAMPLE_NS) {
             return;
         }
         domain.last_sample = now;
+        windows.load.measure(tsc, halted_ns);
         if domain.active {
             if let Some(space) = domain.spaces.last_mut() {
                 space.credit = (space.credit + SAMPLE_CREDIT).min(MAX_CREDIT);
@@ -129,18 +135,31 @@ impl Vcpu {
         }
     }
 
+    /// Forgets windows whose pages have gone: RAM was frozen or replaced.
+    pub(crate) fn attend_to_revocations(&mut self) {
+        let revocations = self.vm.memory.aliases().revocations();
+        if self.jit.windows.revocations == revocations {
+            return;
+        }
+        let (area, tsc) = (area(self), self.tsc());
+        let windows = &mut self.jit.windows;
+        windows.revocations = revocations;
+        windows.clear(area);
+        windows.load.start(tsc, self.stats.ns_halted);
+    }
+
     /// Gives the current code its windows.
     fn activate_windows(&mut self, class: usize) {
         let area = area(self);
         let (key, generation) = (self.window_key(class), self.vm.memory.generation());
-        let possible = self.vm.memory.has_aliases();
         let windows = &mut self.jit.windows;
-        if windows.generation != generation || !possible {
+        let pays = windows.load.high || windows.policy == Policy::Always;
+        if !pays && !self.vm.memory.is_all_shared() {
+            return;
+        }
+        if windows.generation != generation {
             windows.clear(area);
             windows.generation = generation;
-        }
-        if !possible {
-            return;
         }
         if windows.void.is_none() {
             windows.void = Reservation::new(&self.vm.memory, RESERVED).ok();
@@ -174,7 +193,8 @@ impl Vcpu {
         }
     }
 
-    /// Maps pages that the address space has used of late.
+    /// Maps pages that the address space has used of late, but for those that wait to be thawed: all of
+    /// them now, that could take long.
     fn map_cached(&mut self, class: usize) -> Option<()> {
         let mut used = self.mmu.pages_in_use(class == USER);
         used.sort_unstable();
@@ -184,7 +204,9 @@ impl Vcpu {
             if known || runs >= MAX_CACHED_RUNS || !self.add_window(class, chunk_of(vpn << 12)) {
                 continue;
             }
-            if let Some(page) = self.mappable(class, vpn, false) {
+            if let Some(page) = self.mappable(class, vpn, false)
+                && self.vm.memory.is_shared(page.host, PAGE)
+            {
                 self.map_run(class, vpn, page)?;
                 runs += 1;
             }

@@ -431,7 +431,7 @@ fn stores_are_told_to_dirty_logs() {
 }
 
 #[test]
-fn ram_that_is_frozen_is_left_alone() {
+fn ram_that_is_frozen_is_thawed_for_windows_and_the_image_stays() {
     let mut m = summing(&sums());
     finish(&mut m, Backend::Translate);
     let image = m.v.vm.memory.freeze().unwrap();
@@ -439,7 +439,7 @@ fn ram_that_is_frozen_is_left_alone() {
     let (faults, before) = (m.v.stats.window_faults, m.bytes::<8>(DATA + 8));
     m.v.cpu.gpr[1] = 3;
     assert_eq!(finish(&mut m, Backend::Translate).0[0], 15);
-    assert_eq!(m.v.stats.window_faults, faults);
+    assert!(m.v.stats.window_faults > faults);
     assert_eq!(m.bytes::<8>(DATA + 8), 15u64.to_le_bytes());
     let frozen = image.map().unwrap();
     // SAFETY: inside the image, which has all of RAM.
