@@ -1,5 +1,5 @@
-"""Machines that were frozen, copied or restored: busy ones get windows again, over RAM that is thawed for that
-(rust/engine/src/backing.rs), idle ones don't, and nobody's memory changes by it."""
+"""Machines that were frozen, copied or restored: busy ones get windows again, over RAM that is thawed for it
+(rust/engine/src/backing.rs), idle ones don't, and nobody's memory changes by that."""
 
 import pytest
 
