@@ -4,6 +4,7 @@ A test sets `FakeVcpu.guest` to a function of the vCPU that plays the guest: it 
 like, and returns an Exit.  It is called for each `run`.
 """
 
+import contextlib
 import threading
 
 from video_fakes import FakeVideoMemory
@@ -67,7 +68,8 @@ class FakeVm:
     def gather_physical(self, regions):
         return b"".join(self.read_physical(*region) for region in regions)
 
-    def map_ports(self, first, count, read, write, *, width=1, blocks=None):
+    def map_ports(self, first, count, read, write, *, width=1, blocks=None, lock=None):
+        read, write = under(lock, read), under(lock, write)
         for port in range(first, first + count):
             if port in self.ports:
                 raise ValueError(f"port {port:#x} is taken")
@@ -77,8 +79,8 @@ class FakeVm:
         for port in range(first, first + count):
             del self.ports[port]
 
-    def map_mmio(self, base, size, read, write, *, width=4):
-        self.mmio[base] = (size, read, write, width)
+    def map_mmio(self, base, size, read, write, *, width=4, lock=None):
+        self.mmio[base] = (size, under(lock, read), under(lock, write), width)
 
     def unmap_mmio(self, base, size):
         del self.mmio[base]
@@ -109,6 +111,18 @@ class FakeVm:
 
     def set_io_error_handler(self, handler):
         self.io_error_handler = handler
+
+
+def play_fm(registers, keys, voices, frames, gains):
+    return bytes(4 * frames), False
+
+
+def under(lock, call):
+    def locked(*values):
+        with lock or contextlib.nullcontext():
+            return call(*values)
+
+    return locked
 
 
 class FakeVcpu:

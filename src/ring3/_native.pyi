@@ -58,7 +58,7 @@ class Vm:
         """`read_physical` of the regions (address, bytes), one after the other; at most 1 GiB together."""
     def map_ports(
         self, first: int, count: int, read: Any, write: Any, *, width: int = 1,
-        blocks: tuple[BlockRead, BlockWrite] | None = None,
+        blocks: tuple[BlockRead, BlockWrite] | None = None, lock: Any = None,
     ) -> None:
         """Ports `first`…: callbacks get offsets from `first`.
 
@@ -66,6 +66,7 @@ class Vm:
         width=2|4: read(offset, size) -> int, write(offset, value, size); accesses of up to `width` bytes as they are.
         blocks: (read(offset, size, count) -> bytes, write(offset, size, data)), one call for an INS or OUTS
         with a count (up to a page at a time); without them each element is a call.
+        lock: its acquire() and release() are called around each call.
         Raises ValueError when the range overlaps one already mapped.
         """
     def unmap_ports(self, first: int, count: int) -> None: ...
@@ -76,8 +77,10 @@ class Vm:
 
         call(eax, ebx, ecx, edx, esi, edi, ebp, cpl) -> those seven registers, or None: an access to the port.
         """
-    def map_mmio(self, base: int, size: int, read: Any, write: Any, *, width: int = 4) -> None:
-        """MMIO window of whole pages; read(offset, size) -> int, write(offset, value, size)."""
+    def map_mmio(
+        self, base: int, size: int, read: Any, write: Any, *, width: int = 4, lock: Any = None
+    ) -> None:
+        """MMIO window of whole pages; read(offset, size) -> int, write(offset, value, size).  `lock`: as above."""
     def unmap_mmio(self, base: int, size: int) -> None: ...
     def map_rom(self, base: int, data: bytes) -> None:
         """Read-only memory of whole pages; between C0000h and FFFFFh it hides RAM (see `set_shadow`).

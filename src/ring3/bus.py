@@ -1,8 +1,8 @@
 """What boards plug chips into: port and MMIO windows, the clock, the CPU's pins, and chips by name.
 
 Theory.  The native I/O map calls back into Python on the vCPU's thread.  A chip is also called by the timer
-thread and the event loop's thread, so every way into a chip takes the *machine lock*: the callbacks made
-here, timers, input from the host.  Device code is therefore never concurrent.
+thread and the event loop's thread, so every way into a chip takes the *machine lock*: the I/O map for each
+access, the callbacks made here, timers, input from the host.  Device code is therefore never concurrent.
 
 1. Windows never overlap: two chips at one port are the board's mistake, a ValueError naming both.  A window
    that a guest moves (`move_ports`, `move_mmio`) onto another is left undecoded: a guest cannot raise.
@@ -33,10 +33,13 @@ class IoMap(Protocol):
     """The part of _native.Vm that a bus uses."""
 
     def map_ports(
-        self, first: int, count: int, read: Any, write: Any, *, width: int = 1, blocks: Any = None
+        self, first: int, count: int, read: Any, write: Any, *, width: int = 1, blocks: Any = None,
+        lock: Any = None,
     ) -> None: ...
     def unmap_ports(self, first: int, count: int) -> None: ...
-    def map_mmio(self, base: int, size: int, read: Any, write: Any, *, width: int = 4) -> None: ...
+    def map_mmio(
+        self, base: int, size: int, read: Any, write: Any, *, width: int = 4, lock: Any = None
+    ) -> None: ...
     def unmap_mmio(self, base: int, size: int) -> None: ...
     def map_rom(self, base: int, data: bytes) -> None: ...
     def show_rom(self, base: int, shown: bool) -> None: ...
@@ -146,17 +149,14 @@ class Bus:
         window = Window(first, count, name, face, width)
         self._refuse_overlap("ports", self.port_windows, window)
         self.port_windows.append(window)
-        read, write = self.locked(face.read), self.locked(face.write)
-        blocks = None
-        if isinstance(face, BlockFace):
-            blocks = (self.locked(face.read_block), self.locked(face.write_block))
-        self.io.map_ports(first, count, read, write, width=width, blocks=blocks)
+        blocks = (face.read_block, face.write_block) if isinstance(face, BlockFace) else None
+        self.io.map_ports(first, count, face.read, face.write, width=width, blocks=blocks, lock=self.lock)
 
     def mmio(self, base: int, size: int, name: str, face: WideFace, width: int = 4) -> None:
         window = Window(base, size, name, face, width)
         self._refuse_overlap("addresses", self.mmio_windows, window)
         self.mmio_windows.append(window)
-        self.io.map_mmio(base, size, self.locked(face.read), self.locked(face.write), width=width)
+        self.io.map_mmio(base, size, face.read, face.write, width=width, lock=self.lock)
 
     def empty_rom(self, base: int, size: int) -> None:
         """Where a ROM might be and none is: floats high.  As memory, because systems scan such places."""
@@ -222,15 +222,12 @@ class Bus:
                 raise ValueError(f"{what} of {new} overlap those of {window}")
 
     def locked(self, access: Callable[..., Any]) -> Callable[..., Any]:
-        """`access` under the machine lock; explicit calls, because `with` costs more on this path."""
-        acquire, release = self.lock.acquire, self.lock.release
+        """`access` under the machine lock."""
+        lock = self.lock
 
         def locked(*values: Any) -> Any:
-            acquire()
-            try:
+            with lock:
                 return access(*values)
-            finally:
-                release()
 
         return locked
 

@@ -51,32 +51,69 @@ pub struct Blocks {
     pub write: Py<PyAny>,
 }
 
+/// A lock of Python's that is held during calls; taken from here because a function around each call
+/// would take as long as the call.
+struct Lock {
+    acquire: Py<PyAny>,
+    release: Py<PyAny>,
+}
+
+impl Lock {
+    fn of(lock: &Bound<'_, PyAny>) -> PyResult<Lock> {
+        Ok(Lock {
+            acquire: lock.getattr("acquire")?.unbind(),
+            release: lock.getattr("release")?.unbind(),
+        })
+    }
+
+    fn hold<T>(&self, py: Python<'_>, call: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
+        self.acquire.bind(py).call0()?;
+        let result = call();
+        self.release.bind(py).call0()?;
+        result
+    }
+}
+
 /// A pair of callables behind one window.
 pub struct PythonDevice {
     read: Py<PyAny>,
     write: Py<PyAny>,
     blocks: Option<Blocks>,
+    lock: Option<Lock>,
     /// Byte registers: the callables get no size.
     bytes: bool,
     errors: Arc<ErrorHandler>,
 }
 
 impl PythonDevice {
-    /// `width` is that of the widest access the device takes, in bytes.
+    /// `width` is that of the widest access the device takes, in bytes; `lock` has `acquire` and `release`.
     pub fn new(
         read: Py<PyAny>,
         write: Py<PyAny>,
         blocks: Option<Blocks>,
         width: u8,
+        lock: Option<Bound<'_, PyAny>>,
         errors: Arc<ErrorHandler>,
-    ) -> PythonDevice {
-        PythonDevice {
+    ) -> PyResult<PythonDevice> {
+        Ok(PythonDevice {
             read,
             write,
             blocks,
+            lock: lock.as_ref().map(Lock::of).transpose()?,
             bytes: width == 1,
             errors,
-        }
+        })
+    }
+
+    /// Makes a call under the lock; None: it failed, which the error handler has heard.
+    fn locked<T>(&self, py: Python<'_>, call: impl FnOnce() -> PyResult<T>) -> Option<T> {
+        let result = match &self.lock {
+            Some(lock) => lock.hold(py, call),
+            None => call(),
+        };
+        result
+            .inspect_err(|error| self.errors.report(py, error.clone_ref(py)))
+            .ok()
     }
 
     fn call_read(&self, py: Python<'_>, offset: u64, size: u8) -> PyResult<u64> {
@@ -125,6 +162,10 @@ impl PythonDevice {
             visit.call(&blocks.read)?;
             visit.call(&blocks.write)?;
         }
+        if let Some(lock) = &self.lock {
+            visit.call(&lock.acquire)?;
+            visit.call(&lock.release)?;
+        }
         visit.call(&self.read)?;
         visit.call(&self.write)
     }
@@ -132,15 +173,15 @@ impl PythonDevice {
 
 impl Device for PythonDevice {
     fn read_string(&self, offset: u64, size: u8, buffer: &mut [u8]) {
-        Python::attach(|py| match &self.blocks {
-            Some(blocks) => {
-                if let Err(error) = self.call_read_block(py, blocks, offset, size, buffer) {
-                    self.errors.report(py, error);
-                    buffer.fill(0xFF);
-                }
+        let Some(blocks) = &self.blocks else {
+            return Python::attach(|_| read_elements(size, buffer, || self.read(offset, size)));
+        };
+        Python::attach(|py| {
+            let read = || self.call_read_block(py, blocks, offset, size, buffer);
+            if self.locked(py, read).is_none() {
+                buffer.fill(0xFF);
             }
-            None => read_elements(size, buffer, || self.read(offset, size)),
-        })
+        });
     }
 
     fn write_string(&self, offset: u64, size: u8, data: &[u8]) {
@@ -149,26 +190,20 @@ impl Device for PythonDevice {
         };
         Python::attach(|py| {
             let data = PyBytes::new(py, data);
-            if let Err(error) = blocks.write.bind(py).call1((offset, size, data)) {
-                self.errors.report(py, error);
-            }
+            self.locked(py, || blocks.write.bind(py).call1((offset, size, data)));
         });
     }
 
     fn read(&self, offset: u64, size: u8) -> u64 {
         Python::attach(|py| {
-            self.call_read(py, offset, size).unwrap_or_else(|error| {
-                self.errors.report(py, error);
-                open_bus(size)
-            })
+            let value = self.locked(py, || self.call_read(py, offset, size));
+            value.unwrap_or(open_bus(size))
         })
     }
 
     fn write(&self, offset: u64, size: u8, value: u64) {
         Python::attach(|py| {
-            if let Err(error) = self.call_write(py, offset, size, value) {
-                self.errors.report(py, error);
-            }
+            self.locked(py, || self.call_write(py, offset, size, value));
         });
     }
 }

@@ -85,9 +85,11 @@ impl Vm {
         write: Py<PyAny>,
         blocks: Option<Blocks>,
         width: u8,
-    ) -> Arc<PythonDevice> {
+        lock: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Arc<PythonDevice>> {
         let errors = self.errors.clone();
-        Arc::new(PythonDevice::new(read, write, blocks, width, errors))
+        let device = PythonDevice::new(read, write, blocks, width, lock, errors)?;
+        Ok(Arc::new(device))
     }
 
     fn store(&self, address: u64, data: &[u8]) {
@@ -256,7 +258,8 @@ impl Vm {
         py.detach(|| self.engine.memory.search(&needle, most))
     }
 
-    #[pyo3(signature = (first, count, read, write, *, width = 1, blocks = None))]
+    #[pyo3(signature = (first, count, read, write, *, width = 1, blocks = None, lock = None))]
+    #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
     fn map_ports(
         &self,
         first: u64,
@@ -265,11 +268,12 @@ impl Vm {
         write: Py<PyAny>,
         width: u8,
         blocks: Option<(Py<PyAny>, Py<PyAny>)>,
+        lock: Option<Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         check_range("ports", first, count, PORTS)?;
         check_width(width, &[1, 2, 4])?;
         let blocks = blocks.map(|(read, write)| Blocks { read, write });
-        let device = self.device(read, write, blocks, width);
+        let device = self.device(read, write, blocks, width, lock)?;
         self.engine
             .io
             .map_ports(first as u16, count as u32, width, device.clone())
@@ -298,7 +302,8 @@ impl Vm {
         drop(old);
     }
 
-    #[pyo3(signature = (base, size, read, write, *, width = 4))]
+    #[pyo3(signature = (base, size, read, write, *, width = 4, lock = None))]
+    #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
     fn map_mmio(
         &self,
         base: u64,
@@ -306,10 +311,11 @@ impl Vm {
         read: Py<PyAny>,
         write: Py<PyAny>,
         width: u8,
+        lock: Option<Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         check_pages("bytes of MMIO", base, size)?;
         check_width(width, &[1, 2, 4, 8])?;
-        let device = self.device(read, write, None, 0);
+        let device = self.device(read, write, None, 0, lock)?;
         self.engine
             .io
             .map_mmio(base, size, width, device.clone())
