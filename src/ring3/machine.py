@@ -478,6 +478,14 @@ class Machine:
                 raise
         return made
 
+    def become(self, saved: Saved, *, name: str, auto_display: str, checkpoints: Path | None) -> None:
+        """Before `start`: goes on from another state, of a machine with the same configuration."""
+        self.name, self.checkpoints = name, checkpoints
+        self._restore(saved, checkpoint.layers(saved.contents, self.config, saved.path))
+        if self._consoles is not None:
+            self._consoles.close()
+        self._open_consoles(import_native(), auto_display)
+
     def moment(self) -> Moment:
         """What copies go on from: all of it, taken in milliseconds.  Entered and left around making them."""
         import tomlkit  # noqa: F401  (here: not while the guest stands)
@@ -567,7 +575,7 @@ class Machine:
         self.mouse.reset()
         self.clock.set(saved.contents.clock_ns)
         self._tsc_at_stop = restorer.restore()
-        self._basis = saved.basis(self._vm.freeze()) if self.checkpoints is not None else None
+        self._basis = saved.basis(self._vm.freeze) if self.checkpoints is not None else None
         self.devices["generation_id"].renew()
         flash = self._pc.flash
         if flash is not None:           # what firmware keeps is what it was, in its file, too

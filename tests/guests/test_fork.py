@@ -6,8 +6,10 @@ import pytest
 
 from guest_terminal import BOOT_TIMEOUT_S, busybox_root, image
 from ring3 import Machine
+from ring3.checkpoint.machine import Moment
 from ring3.control import home, spawn
 from ring3.errors import ConfigError
+from ring3.machine import config_of_copy
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(2 * BOOT_TIMEOUT_S)]
 
@@ -81,6 +83,35 @@ def test_memory_of_copies_is_their_own(parent):
         assert parent.memory.read(place, 6) == b"parent"
     finally:
         copy.stop()
+
+
+def test_a_machine_that_was_built_before_becomes_a_copy(parent, tmp_path):
+    place = 8 << 20
+    with parent.moment() as early:
+        ready = Machine(config_of_copy(early), saved=Moment(early.contents, early.path, [], None))
+    parent.memory.write(place, b"later")
+    parent.serial[0].send("abc")
+    parent.serial[0].expect("abc")
+    with parent.moment() as late:
+        ready.become(late, name="copy", auto_display="none", checkpoints=tmp_path / "checkpoints")
+        now_ns = late.contents.clock_ns
+    try:
+        assert ready.name == "copy"
+        assert ready.memory.read(place, 5) == b"later"
+        assert ready.clock.now() == now_ns
+        ready.start()
+        ready.serial[0].send("xyz")
+        ready.serial[0].expect("xyz")
+        assert b"abc" not in ready.serial[0].output
+        ready.memory.write(place, b"own")
+        assert parent.memory.read(place, 5) == b"later"
+        ready.checkpoint("tag")
+        assert [each.path.stem for each in ready.list_checkpoints()] == ["tag"]
+    finally:
+        ready.stop()
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.unlink()
+    (tmp_path / "checkpoints").rmdir()
 
 
 def test_no_copies_are_a_mistake(parent):

@@ -12,7 +12,7 @@ machine is restored.
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -93,8 +93,8 @@ class Saved(Protocol):
         ...
     def ram(self, size_bytes: int) -> Ram:
         """Checked: it fits into so much."""
-    def basis(self, image: Any) -> Basis | None:
-        """What the next checkpoint of a machine may rest on that goes on from here.  `image`: its RAM."""
+    def basis(self, freeze: Callable[[], Any]) -> Basis | None:
+        """What the next checkpoint of a machine may rest on that goes on from here.  `freeze`: its RAM."""
 
 
 class Moment:
@@ -111,7 +111,7 @@ class Moment:
         self._files = files
         self._frozen = list(frozen)
 
-    def basis(self, image: Any) -> None:
+    def basis(self, freeze: Callable[[], Any]) -> None:
         """No file."""
 
     def ram(self, size_bytes: int) -> "Moment":
@@ -395,10 +395,10 @@ class SavedFile:
     def ram(self, size_bytes: int) -> Extents:
         return self._extents            # the Restorer has compared the sizes
 
-    def basis(self, image: Any) -> Basis:
-        """What the next checkpoint of a machine may rest on that goes on from here.  `image`: its RAM."""
+    def basis(self, freeze: Callable[[], Any]) -> Basis:
+        """What the next checkpoint of a machine may rest on that goes on from here.  `freeze`: its RAM."""
         is_raw = self.reader.place("pages") is not None
-        return Basis(self.path, self.contents, self._extents.list, image, is_raw=is_raw)
+        return Basis(self.path, self.contents, self._extents.list, freeze(), is_raw=is_raw)
 
     def close(self) -> None:
         for each in (self.reader, *self._sources):

@@ -161,15 +161,21 @@ def run(hosted: Hosted, build: Callable[[], Machine], tell: Tell) -> None:
             raise
 
 
-def run_copy(moment: Moment, wanted: str, tell: Tell) -> int:
-    """One run of a copy of another machine, in a directory with a name like `wanted`."""
+def run_copy(moment: Moment, wanted: str, tell: Tell, ready: Machine | None = None) -> int:
+    """One run of a copy of another machine, in a directory with a name like `wanted`.
 
+    `ready`: what can become the copy.
+    """
     def body() -> None:
-        config = config_of_copy(moment)
+        config = config_of_copy(moment) if ready is None else ready.config
         hosted = claim(wanted, config, keep_failed=True)
         directory = hosted.directory
         to_log(directory)
-        run(hosted, partial(machine_in, directory, config, saved=moment), tell)
+        if ready is None:
+            build = partial(machine_in, directory, config, saved=moment)
+        else:
+            build = partial(become, ready, directory, moment)
+        run(hosted, build, tell)
 
     return reported(body, tell)
 
@@ -187,8 +193,17 @@ def new_machine(directory: Directory, config: MachineConfig) -> Machine:
 
 
 def machine_in(directory: Directory, config: MachineConfig, **options: Any) -> Machine:
-    return Machine(config, name=directory.name, auto_display="browser", checkpoints=directory.checkpoints,
-                   **options)
+    return Machine(config, **of(directory), **options)
+
+
+def become(ready: Machine, directory: Directory, moment: Moment) -> Machine:
+    ready.become(moment, **of(directory))
+    return ready
+
+
+def of(directory: Directory) -> dict[str, Any]:
+    """What a machine gets from its directory."""
+    return {"name": directory.name, "auto_display": "browser", "checkpoints": directory.checkpoints}
 
 
 def saved_machine(directory: Directory, saved: Saved) -> Machine:
@@ -197,10 +212,8 @@ def saved_machine(directory: Directory, saved: Saved) -> Machine:
         saved.path,
         clock=saved.clock,
         engine=saved.engine,
-        name=directory.name,
-        auto_display="browser",
-        checkpoints=directory.checkpoints,
         without_terminal=True,
+        **of(directory),
     )
 
 

@@ -2,9 +2,10 @@
 
 As a program, `python -m ring3.control.zygote FD`, it imports what its machine's process has, builds a machine
 and forgets it, and forks.  It never holds a guest, a thread or a lock.  Its child waits for an order on the
-socket FD, becomes the copy's process, and meanwhile the next child is there.  An order is a byte, and
-descriptors: a file with the Order, a pipe for the Report (ring3.control.host), and the files of the copy's
-RAM.  All of it ends with the machine's process, but for the copies.
+socket FD, becomes the copy's process, and meanwhile the next child is there; if it has time, with a machine
+that only lacks the copy's state.  An order is a byte, and descriptors: a file with the Order, a pipe for the
+Report (ring3.control.host), and the files of the copy's RAM.  All of it ends with the machine's process, but
+for the copies.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ from ring3.errors import HostError, VmError
 from ring3.machine import Machine, config_of_copy
 
 DESCRIPTORS_MAX = 250                   # of one message (SCM_MAX_FD of Linux is 253)
-IDLE_S = 0.1                            # without an order
+IDLE_S = 0.02                           # without an order, before a machine is built for the next
 AT_ONCE = 4                             # copies that are being started
 
 
@@ -45,10 +46,10 @@ class Order(msgspec.Struct):
 
 
 class Rehearsal(msgspec.Struct):
-    """What a zygote does before there are orders, so that copies need not do it for the first time."""
+    """What a zygote does before there are orders, so that copies need not do it, or not for once."""
 
     modules: list[str]                  # that the machine's process has imported
-    contents: Contents                  # of a copy that is built, but for its RAM, and thrown away
+    contents: Contents                  # of a copy that is built, but for its RAM
     path: str
 
 
@@ -127,12 +128,42 @@ class Zygote:
 # --- the program ---
 
 
-def rehearse(rehearsal: Rehearsal) -> None:
-    with contextlib.suppress(VmError):              # it will be told of a copy that is wanted
+def rehearse(rehearsal: Rehearsal) -> Machine | None:
+    try:
         moment = Moment(rehearsal.contents, Path(rehearsal.path), [], None)
         config = config_of_copy(moment)
         toml.dumps(config)
-        Machine(config, saved=moment).stop()
+        return Machine(config, saved=moment)
+    except VmError:                     # it will be told of a copy that is wanted
+        return None
+
+
+class Ready:
+    """A machine that is built before there is an order for it."""
+
+    def __init__(self, rehearsal: Rehearsal) -> None:
+        self._contents = rehearsal.contents
+        self._machine = rehearse(rehearsal)
+
+    def for_order(self, contents: Contents) -> Machine | None:
+        """None where only a new machine will do."""
+        if self._machine is None or not built_alike(self._contents, contents):
+            self.close()
+            return None
+        return self._machine
+
+    def close(self) -> None:
+        if self._machine is not None:
+            self._machine.stop()
+
+
+def built_alike(one: Contents, other: Contents) -> bool:
+    """One machine can have the state of both.  Not with media: layers of its disks would be others."""
+    def build(contents: Contents) -> tuple[object, ...]:
+        return (contents.config, contents.kernel, contents.initrd, contents.initrd_path,
+                contents.memory_bytes, contents.video_bytes, contents.rom, contents.option_roms)
+
+    return not one.media and not other.media and build(one) == build(other)
 
 
 def main(fd: str) -> int:
@@ -143,23 +174,25 @@ def main(fd: str) -> int:
     for name in rehearsal.modules:
         with contextlib.suppress(Exception):
             importlib.import_module(name)
-    rehearse(rehearsal)
+    rehearsed = rehearse(rehearsal)
+    if rehearsed is not None:
+        rehearsed.stop()
+    del rehearsed
     gc.collect()
     gc.freeze()                         # the copies share it
     while True:
         read_end, write_end = os.pipe()
         if os.fork() == 0:
             os.close(read_end)
-            if not select.select([orders], [], [], IDLE_S)[0]:
-                rehearse(rehearsal)     # memory that it will write to becomes its own now, not then
-            return become_copy(orders, write_end)
+            has_time = not select.select([orders], [], [], IDLE_S)[0]
+            return become_copy(orders, write_end, Ready(rehearsal) if has_time else None)
         os.close(write_end)
         with open(read_end, "rb") as taken:
             if not taken.read():
                 return 0                # there will be no more orders
 
 
-def become_copy(orders: socket.socket, taken: int) -> int:
+def become_copy(orders: socket.socket, taken: int, ready: Ready | None) -> int:
     message, descriptors, *_ = socket.recv_fds(orders, 1, DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
     if not message:
         return 0
@@ -182,7 +215,8 @@ def become_copy(orders: socket.socket, taken: int) -> int:
         teller(report)
         next_one.close()                # not before: the host's processors have enough to do
 
-    return host.run_copy(moment, order.name, tell)
+    machine = ready.for_order(order.contents) if ready is not None else None
+    return host.run_copy(moment, order.name, tell, machine)
 
 
 class Files:
