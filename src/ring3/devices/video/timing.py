@@ -34,7 +34,8 @@ class Timing:
         return self.line_ns * self.lines
 
     def status(self, now_ns: int) -> int:
-        line, in_line_ns = divmod(now_ns % self.frame_ns, self.line_ns)
+        lines, in_line_ns = divmod(now_ns, self.line_ns)
+        line = lines % self.lines
         value = 0
         if line >= self.display_lines or in_line_ns >= self.display_ns:
             value |= Status.DISPLAY_OFF

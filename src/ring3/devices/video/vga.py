@@ -170,10 +170,12 @@ class Vga:
 
     def face(self, first: int) -> WideRegisters:
         """The registers from `first` on as a face of their own: 04h for ports 3B4h …."""
-        return WideRegisters(
-            lambda offset, size: self.read(first + offset, size),
-            lambda offset, value, size: self.write(first + offset, value, size),
-        )
+        read_byte = self._read
+
+        def read(offset: int, size: int) -> int:
+            return read_byte(first + offset) if size == 1 else self.read(first + offset, size)
+
+        return WideRegisters(read, lambda offset, value, size: self.write(first + offset, value, size))
 
     def read(self, offset: int, size: int) -> int:
         value = self._read(offset)
@@ -190,6 +192,8 @@ class Vga:
             self._write(offset + 3, value >> 24)
 
     def _read(self, offset: int) -> int:
+        if not 0x10 <= offset < 0x20:
+            return self._read_crtc(offset)
         s = self._state
         match offset:
             case 0x10:
@@ -221,20 +225,20 @@ class Vga:
                 return s.graphics_index
             case 0x1F:
                 return s.graphics[s.graphics_index] if s.graphics_index < 9 else 0
-        return self._read_crtc(offset)
+        return 0xFF
 
     def _read_crtc(self, offset: int) -> int:
         """3B0h–3BFh or 3D0h–3DFh, whichever miscellaneous output selects."""
         s = self._state
         if self._selected(offset):
             match offset & 0xF:
+                case 0xA:               # guests wait for the beam here
+                    s.attribute_data_next = False
+                    return (self._timing or self.timing()).status(self._clock.now())
                 case 0x4:
                     return s.crtc_index
                 case 0x5:
                     return s.crtc[s.crtc_index] if s.crtc_index < CRTC_REGISTERS else 0
-                case 0xA:
-                    s.attribute_data_next = False
-                    return self.timing().status(self._clock.now())
         return 0xFF
 
     def _selected(self, offset: int) -> bool:
