@@ -26,7 +26,8 @@ STATUS, DEVICE, DATA = 7, 6, 0          # offsets in the command block
 IDETIM = 0x40                           # of the primary channel; the secondary's is at 42h
 IDE_DECODE = 0x8000
 BUS_MASTER_PORTS = 16
-ENTRIES_AT_ONCE = 64                    # descriptors
+ENTRIES_AT_ONCE = 64                    # descriptors …
+ENTRY = struct.Struct("<II")            # … of address and size
 
 
 class Control:  # device control register
@@ -71,7 +72,8 @@ class Channel:
         self.attached: list[Any] = []
         self.selected: Any = None
         self.state = ChannelState()
-        self._ahead: list[Any] = []     # descriptors read in advance, in reverse
+        self._ahead = b""               # descriptors read in advance …
+        self._ahead_at = 0              # … bytes of them used
         self.control = ControlFace(self)
         self.bus_master = BusMasterFace(self)
 
@@ -248,20 +250,20 @@ class Channel:
         if s.last or not s.bm_command & Bmic.START:
             s.bm_status &= ~Bmis.ACTIVE
             return False
-        if not self._ahead:
-            table = self.memory.read(s.next_entry, 8 * ENTRIES_AT_ONCE)
-            self._ahead = list(struct.iter_unpack("<II", table))[::-1]
-        address, size = self._ahead.pop()
+        if self._ahead_at == len(self._ahead):
+            self._ahead, self._ahead_at = self.memory.read(s.next_entry, ENTRY.size * ENTRIES_AT_ONCE), 0
+        address, size = ENTRY.unpack_from(self._ahead, self._ahead_at)
+        self._ahead_at += ENTRY.size
         s.address = address & 0xFFFF_FFFE
         s.left = size & 0xFFFE or 0x1_0000
         s.last = bool(size & 0x8000_0000)
-        s.next_entry = s.next_entry + 8 & 0xFFFF_FFFF
+        s.next_entry = s.next_entry + ENTRY.size & 0xFFFF_FFFF
         return True
 
     def start_bus_master(self) -> None:
         s = self.state
         s.next_entry, s.left, s.last = s.bm_table, 0, False
-        self._ahead.clear()
+        self._ahead, self._ahead_at = b"", 0
         s.bm_status |= Bmis.ACTIVE
         device = self.selected
         if device is not None and device.wants_dma and self.dma_ready(device):
@@ -280,7 +282,7 @@ class Channel:
 
     def restore(self, state: ChannelState) -> None:
         self.state = state
-        self._ahead.clear()
+        self._ahead, self._ahead_at = b"", 0
         self._select()
 
 
@@ -305,12 +307,19 @@ class BusMasterFace:
 
     def read(self, offset: int, size: int) -> int:
         s = self._channel.state
+        if offset == 2 and size == 1:
+            return s.bm_status
+        if offset == 0 and size == 1:
+            return s.bm_command
         registers = s.bm_command | s.bm_status << 16 | s.bm_table << 32
         return registers >> 8 * offset & (1 << 8 * size) - 1
 
     def write(self, offset: int, value: int, size: int) -> None:
         if offset == 4 and size == 4:
             self._channel.state.bm_table = value & 0xFFFF_FFFC
+            return
+        if size == 1:
+            self._write_byte(offset, value)
             return
         for at in range(offset, offset + size):
             self._write_byte(at, value & 0xFF)
@@ -381,6 +390,7 @@ class PiixIde(PciFunction):
         self._decoded = decoded
         self._open = [False, False]
         self.channels = [Channel(irq, memory, self._may_master) for irq in irqs]
+        self._bus_masters = [channel.bus_master for channel in self.channels]
         for channel, state in zip(self.channels, self.state.channels, strict=True):
             channel.state = state
 
@@ -399,10 +409,10 @@ class PiixIde(PciFunction):
     # --- the bus masters' ports ---
 
     def read(self, offset: int, size: int) -> int:
-        return self.channels[offset >> 3].bus_master.read(offset & 7, size)
+        return self._bus_masters[offset >> 3].read(offset & 7, size)
 
     def write(self, offset: int, value: int, size: int) -> None:
-        self.channels[offset >> 3].bus_master.write(offset & 7, value, size)
+        self._bus_masters[offset >> 3].write(offset & 7, value, size)
 
     # --- power ---
 
