@@ -115,7 +115,7 @@ class RamImage:
         """Ranges (start, end) of RAM that differ from an image made earlier; whole pages."""
     def pack(self, ranges: list[tuple[int, int]]) -> tuple[list[tuple[int, int, int]], list[tuple[int, int]]]:
         """What is to be stored of these ranges (start, end; whole pages, in order): no page that is zero, and
-        equal ones once.  Extents (first page, pages, first stored page), and where the stored pages are
+        of runs of equal ones the first.  Extents (first page, pages, first stored page), and where the stored pages are
         (start, end), one after the other."""
     def __buffer__(self, flags: int, /) -> memoryview: ...
 

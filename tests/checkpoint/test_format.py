@@ -98,7 +98,7 @@ def test_a_failed_write_leaves_the_one_before(file):
 def test_memory_comes_back(vm, tmp_path, compress):
     before = vm.read_physical(0, 16 * PAGE)
     stored = pack(vm, tmp_path / "x", compress=compress)
-    assert stored == 3                  # no zeros, equal ones once
+    assert stored == 3                  # no zeros, equal ones between them once
     vm.write_physical(3 * PAGE, b"z" * 4 * PAGE)
     with Reader(tmp_path / "x") as reader:
         Extents(reader, 16 * PAGE).adopted_by(vm)

@@ -1,4 +1,4 @@
-"""RAM as a table of extents and the pages they lead to: zero pages are left out, equal ones stored once.
+"""RAM as a table of extents and the pages they lead to: no zero pages, and runs of equal ones once.
 
 RAM is guest RAM, then video memory.  An extent says that `count` pages from `first` on hold the pages from
 `stored` on of a file: 0 is the checkpoint's own, n the n-th of its `sources` (ring3.checkpoint.family).
