@@ -12,7 +12,7 @@ guest changes while it runs.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,8 +26,10 @@ STATUS, DEVICE, DATA = 7, 6, 0          # offsets in the command block
 IDETIM = 0x40                           # of the primary channel; the secondary's is at 42h
 IDE_DECODE = 0x8000
 BUS_MASTER_PORTS = 16
-ENTRIES_AT_ONCE = 64                    # descriptors …
-ENTRY = struct.Struct("<II")            # … of address and size
+ENTRY = struct.Struct("<II")            # a descriptor
+ENTRY_BYTES = ENTRY.size
+TABLE_BYTES = 64 * ENTRY_BYTES          # of the table that are read at once
+LAST_ENTRY = 0x8000_0000                # in a descriptor's size
 
 
 class Control:  # device control register
@@ -72,8 +74,7 @@ class Channel:
         self.attached: list[Any] = []
         self.selected: Any = None
         self.state = ChannelState()
-        self._ahead = b""               # descriptors read in advance …
-        self._ahead_at = 0              # … bytes of them used
+        self._ahead: Iterator[tuple[int, int]] = iter(())       # descriptors read in advance
         self.control = ControlFace(self)
         self.bus_master = BusMasterFace(self)
 
@@ -231,39 +232,40 @@ class Channel:
     # --- the bus master ---
 
     def _regions(self, length: int) -> list[tuple[int, int]]:
-        """Where the next so many bytes of the transfer are in memory; fewer, if the table ends before."""
+        """Where the next so many bytes of the transfer are in memory; fewer, if the table ends before.
+
+        A physical region descriptor: address, bytes (0 is 64 KiB), and in the last the top bit.  Long tables
+        have hundreds: all in one loop.
+        """
         s = self.state
+        address, left, next_entry, last = s.address, s.left, s.next_entry, s.last
         regions = []
         while length:
-            if not s.left and not self._next_entry():
-                break
-            part = min(s.left, length)
-            regions.append((s.address, part))
-            s.address = s.address + part & 0xFFFF_FFFF
-            s.left -= part
+            if not left:
+                if last or not s.bm_command & Bmic.START:
+                    s.bm_status &= ~Bmis.ACTIVE
+                    break
+                entry = next(self._ahead, None)
+                if entry is None:
+                    self._ahead = ENTRY.iter_unpack(self.memory.read(next_entry, TABLE_BYTES))
+                    continue
+                next_entry = next_entry + ENTRY_BYTES & 0xFFFF_FFFF
+                address, size = entry
+                address &= 0xFFFF_FFFE
+                left = size & 0xFFFE or 0x1_0000
+                last = size >= LAST_ENTRY
+            part = left if left < length else length
+            regions.append((address, part))
+            address = address + part & 0xFFFF_FFFF
+            left -= part
             length -= part
+        s.address, s.left, s.next_entry, s.last = address, left, next_entry, last
         return regions
-
-    def _next_entry(self) -> bool:
-        """Physical region descriptor: address, bytes (0 is 64 KiB), and in the last the top bit."""
-        s = self.state
-        if s.last or not s.bm_command & Bmic.START:
-            s.bm_status &= ~Bmis.ACTIVE
-            return False
-        if self._ahead_at == len(self._ahead):
-            self._ahead, self._ahead_at = self.memory.read(s.next_entry, ENTRY.size * ENTRIES_AT_ONCE), 0
-        address, size = ENTRY.unpack_from(self._ahead, self._ahead_at)
-        self._ahead_at += ENTRY.size
-        s.address = address & 0xFFFF_FFFE
-        s.left = size & 0xFFFE or 0x1_0000
-        s.last = bool(size & 0x8000_0000)
-        s.next_entry = s.next_entry + ENTRY.size & 0xFFFF_FFFF
-        return True
 
     def start_bus_master(self) -> None:
         s = self.state
         s.next_entry, s.left, s.last = s.bm_table, 0, False
-        self._ahead, self._ahead_at = b"", 0
+        self._ahead = iter(())
         s.bm_status |= Bmis.ACTIVE
         device = self.selected
         if device is not None and device.wants_dma and self.dma_ready(device):
@@ -282,7 +284,7 @@ class Channel:
 
     def restore(self, state: ChannelState) -> None:
         self.state = state
-        self._ahead, self._ahead_at = b"", 0
+        self._ahead = iter(())
         self._select()
 
 
