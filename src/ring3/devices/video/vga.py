@@ -170,12 +170,18 @@ class Vga:
 
     def face(self, first: int) -> WideRegisters:
         """The registers from `first` on as a face of their own: 04h for ports 3B4h …."""
-        read_byte = self._read
+        read_byte, write_byte = self._read, self._write
 
         def read(offset: int, size: int) -> int:
             return read_byte(first + offset) if size == 1 else self.read(first + offset, size)
 
-        return WideRegisters(read, lambda offset, value, size: self.write(first + offset, value, size))
+        def write(offset: int, value: int, size: int) -> None:
+            if size == 1:
+                write_byte(first + offset, value)
+            else:
+                self.write(first + offset, value, size)
+
+        return WideRegisters(read, write)
 
     def read(self, offset: int, size: int) -> int:
         value = self._read(offset)
