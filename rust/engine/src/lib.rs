@@ -15,6 +15,7 @@ pub mod fault;
 pub mod fm;
 pub mod fpustate;
 pub mod host;
+pub mod huge;
 pub mod interp;
 pub mod io;
 pub mod mapping;

@@ -2,6 +2,7 @@
 //!
 //! Code is appended; when the cache is full everything is dropped at once (`Jit::flush_cache`).
 
+use crate::huge::{self, HUGE};
 use std::ptr::NonNull;
 
 /// Bytes of host code kept; pages that were never used cost nothing.
@@ -12,6 +13,8 @@ pub struct CodeCache {
     executable: NonNull<u8>,
     bytes: usize,
     used: usize,
+    /// As much of it lies in huge pages.
+    settled: usize,
     /// Where blocks start: thunks lie before and survive a flush.
     blocks_start: usize,
 }
@@ -20,21 +23,12 @@ pub struct CodeCache {
 unsafe impl Send for CodeCache {}
 
 fn map(fd: i32, bytes: usize, protection: i32) -> std::io::Result<NonNull<u8>> {
-    // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing of ours.
-    let p = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            bytes,
-            protection,
-            libc::MAP_SHARED,
-            fd,
-            0,
-        )
+    let source = huge::Source {
+        protection,
+        flags: libc::MAP_SHARED,
+        fd,
     };
-    if p == libc::MAP_FAILED {
-        return Err(std::io::Error::last_os_error());
-    }
-    NonNull::new(p.cast()).ok_or_else(std::io::Error::last_os_error)
+    huge::map_aligned(bytes, 0, source)
 }
 
 impl CodeCache {
@@ -60,6 +54,7 @@ impl CodeCache {
             executable,
             bytes,
             used: 0,
+            settled: 0,
             blocks_start: 0,
         })
     }
@@ -100,6 +95,22 @@ impl CodeCache {
             let to = self.writable.as_ptr().add(offset);
             std::ptr::copy_nonoverlapping(code.as_ptr(), to, code.len());
         }
+    }
+
+    /// Moves code to huge pages where it fills them; true if there was some to move.
+    pub fn settle(&mut self) -> bool {
+        let full = self.used / HUGE * HUGE;
+        if full <= self.settled {
+            return false;
+        }
+        for view in [self.writable, self.executable] {
+            huge::collapse(
+                view.as_ptr().wrapping_add(self.settled),
+                full - self.settled,
+            );
+        }
+        self.settled = full;
+        true
     }
 
     /// What is there now survives `reset`.

@@ -5,6 +5,7 @@
 
 use super::fault::HostFault;
 use super::spaces::CHUNKS;
+use crate::huge::{self, HUGE};
 use crate::state::CpuState;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
@@ -127,26 +128,32 @@ unsafe impl Send for Env {}
 // SAFETY: as above.
 unsafe impl Sync for Env {}
 
-const BYTES: usize = GUARD_BYTES + STACK_BYTES + size_of::<Area>();
+const AREA_OFFSET: usize = GUARD_BYTES + STACK_BYTES;
+/// The Area's share of it is a number of whole huge pages.
+const BYTES: usize = AREA_OFFSET + size_of::<Area>().next_multiple_of(HUGE);
 
 impl Env {
     pub fn new() -> std::io::Result<Env> {
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a fresh mapping at an address of the kernel's choice; zeroes are a valid Area.
-        let p = unsafe { libc::mmap(std::ptr::null_mut(), BYTES, protection, kind, -1, 0) };
-        if p == libc::MAP_FAILED {
-            return Err(std::io::Error::last_os_error());
-        }
+        let source = huge::Source {
+            protection: libc::PROT_READ | libc::PROT_WRITE,
+            flags: libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            fd: -1,
+        };
+        // Zeroes are a valid Area.
+        let start = huge::map_aligned(BYTES, AREA_OFFSET, source)?;
         // SAFETY: the first page of our own mapping.
-        unsafe { libc::mprotect(p, GUARD_BYTES, libc::PROT_NONE) };
-        let start = NonNull::new(p.cast()).ok_or_else(std::io::Error::last_os_error)?;
+        unsafe { libc::mprotect(start.as_ptr().cast(), GUARD_BYTES, libc::PROT_NONE) };
         Ok(Env { start })
     }
 
     pub fn area(&self) -> *mut Area {
         // SAFETY: inside the mapping; page aligned as Area asks.
-        unsafe { self.start.as_ptr().add(GUARD_BYTES + STACK_BYTES).cast() }
+        unsafe { self.start.as_ptr().add(AREA_OFFSET).cast() }
+    }
+
+    /// Moves the Area to huge pages: it is used a lot, and all over.
+    pub fn settle(&self) {
+        huge::collapse(self.area().cast(), BYTES - AREA_OFFSET);
     }
 
     pub fn attention(&self) -> *const AtomicU32 {

@@ -555,6 +555,9 @@ impl Vcpu {
         let index = self
             .jit
             .build(key, source, peeked.is_none() && next_page.is_none())?;
+        if self.jit.cache.settle() {
+            self.env.settle();
+        }
         for &at in &self.jit.built.assists {
             let ins = insns[at].ins;
             self.jit.assists.push(assist::Assist {
