@@ -90,10 +90,12 @@ fn needs(number: u32) -> Option<Feature> {
     })
 }
 
-/// Whether reading and writing the register has no effect beyond itself.
-pub fn is_plain(number: u32) -> bool {
+/// Whether translated code may have the register read and written and go on: nothing happens beyond
+/// it, but for a timer's new deadline, which asks for attention.
+pub fn is_assisted(number: u32) -> bool {
     use register::*;
-    let plain = [
+    let assisted = [
+        TSC_DEADLINE,
         SYSENTER_CS,
         SYSENTER_ESP,
         SYSENTER_EIP,
@@ -103,7 +105,7 @@ pub fn is_plain(number: u32) -> bool {
         KERNEL_GS_BASE,
         TSC_AUX,
     ];
-    plain.contains(&number)
+    assisted.contains(&number)
 }
 
 fn must(valid: bool) -> Result<(), Fault> {

@@ -94,7 +94,7 @@ impl Vcpu {
     /// Executes the instruction; false: the interpreter must, from the start.
     fn perform(&mut self, ins: &Instruction) -> bool {
         if matches!(ins.mnemonic(), Mnemonic::Rdmsr | Mnemonic::Wrmsr)
-            && !msr::is_plain(self.cpu.gpr[gpr::RCX] as u32)
+            && !msr::is_assisted(self.cpu.gpr[gpr::RCX] as u32)
         {
             return false;
         }

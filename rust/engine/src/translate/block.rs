@@ -846,11 +846,16 @@ impl Builder<'_> {
         if live {
             emit_save_flags(self.asm);
         }
-        self.add_segment(segment, size, write, live);
-        self.probe_saved(size, write, live, 0);
+        self.probe_with(segment, size, write, live);
         if live {
             emit_restore_flags(self.asm);
         }
+    }
+
+    /// The same where the flags are `saved` or of no interest.
+    pub fn probe_with(&mut self, segment: usize, size: usize, write: bool, saved: bool) {
+        self.add_segment(segment, size, write, saved);
+        self.probe_saved(size, write, saved, 0);
     }
 
     /// The same for a linear address in R9; `extra`: MISS_ bits.

@@ -1,7 +1,7 @@
 //! Flags across branches whose targets the jump table, or a link, takes for other code at first.
 
 use super::tests::agree;
-use crate::interp::test_support::Machine;
+use crate::interp::test_support::{DATA, Machine};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 
@@ -151,4 +151,52 @@ fn a_link_to_a_page_mapped_anew_keeps_flags() {
         )
     });
     assert_ne!(end.0[7], 0);
+}
+
+/// Bit offsets in EAX and EDX, all over a bit string, by BT, BTS, BTR and BTC;
+/// ZF, which they keep, and CF are added up in EDI.
+fn bit_strings(a: &mut CodeAssembler, base: AsmRegister32) -> Result<(), IcedError> {
+    let mut top = a.create_label();
+    a.mov(base, DATA as i32 + 0x800)?;
+    a.mov(ecx, 200)?;
+    a.xor(edi, edi)?;
+    a.set_label(&mut top)?;
+    a.imul_3(edx, ecx, 0x9F3)?;
+    a.and(edx, 0x1FFF)?;
+    a.sub(edx, 0x1000)?;
+    a.mov(eax, edx)?;
+    for flag in [0x40, 0] {
+        a.cmp(ecx, 64 + flag)?;
+        a.bts(dword_ptr(base), eax)?;
+        a.setz(al)?;
+        a.adc(edi, 0)?;
+        a.mov(eax, edx)?;
+        a.cmp(ecx, 64 + flag)?;
+        a.lock().btc(dword_ptr(base + 64), edx)?;
+        a.setbe(byte_ptr(base + ecx + 0x400))?;
+        a.test(ecx, flag)?;
+        a.bt(dword_ptr(base + 32), eax)?;
+        a.setbe(byte_ptr(base + ecx + 0x500))?;
+        a.cmp(edx, eax)?;
+        a.btr(dword_ptr(base + 8), eax)?;
+        a.adc(edi, edi)?;
+    }
+    a.dec(ecx)?;
+    a.jne(top)
+}
+
+#[test]
+fn bit_strings_keep_the_other_flags() {
+    agree(protected, 32, |a| bit_strings(a, ebx));
+    agree(long, 64, |a| {
+        bit_strings(a, ebx)?;
+        a.mov(rbx, DATA + 0x800)?;
+        a.mov(rax, -77i64)?;
+        a.cmp(edi, edi)?;
+        a.bts(qword_ptr(rbx), rax)?;
+        a.setbe(byte_ptr(rbx))?;
+        a.cmp(edi, edi)?;
+        a.bt(word_ptr(rbx), ax)?;
+        a.setbe(byte_ptr(rbx + 1))
+    });
 }

@@ -12,7 +12,7 @@ use super::reencode::{self, Class, Plan, Unit};
 use super::runtime::{
     area, emit_restore_flags, emit_save_flags, field, gpr_home, saved, segment_base,
 };
-use crate::state::{CpuState, Segment, flags, seg};
+use crate::state::{CpuState, Segment, flags, gpr, seg};
 use crate::translate::env::Area;
 use iced_x86::{Code, ConditionCode, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use std::mem::offset_of;
@@ -337,35 +337,42 @@ fn finish_copy(b: &mut Builder, plan: &Plan) -> Flow {
 /// The bit offset chooses the element first, then the bit in it (SDM vol. 2, BT).
 fn bit_string(b: &mut Builder) -> Flow {
     let insn = b.insn();
-    let ins = insn.ins;
+    let (ins, live) = (insn.ins, !insn.flags_dead());
     let offset = ins.op1_register();
-    let operand = reencode::memory_operand(&ins);
-    let (Some(operand), true) = (operand, insn.flags_dead() && offset.is_gpr()) else {
-        b.assist();
-        return Flow::Next;
+    let size = reencode::memory_operand_size(&ins);
+    let (width, shift, wide) = match (size, super::block::address_bits(&ins, b.mode())) {
+        (4, 32) => (W32, 5, W32),
+        (4, 64) => (W32, 5, W64),
+        (8, 32) => (W64, 6, W32),
+        (8, 64) => (W64, 6, W64),
+        _ => {
+            b.assist();
+            return Flow::Next;
+        }
     };
-    let (width, shift) = match operand.size {
-        4 => (W32, 5),
-        8 => (W64, 6),
-        _ => return b.exit_interpret(),
-    };
+    let write = ins.mnemonic() != Mnemonic::Bt;
     b.effective_address(&ins);
     load_guest(b, R10, offset);
     if width == W32 {
         b.asm.movsx(W64, R10, W32, R10);
     }
-    b.asm.shift(super::emit::Shift::Sar, W64, R10, shift);
-    let wide = super::block::address_bits(&ins, b.mode());
-    let element = Mem::base(R9).index(R10, operand.size as u8);
-    match wide {
-        64 => b.asm.lea(W64, R9, element),
-        32 => b.asm.lea(W32, R9, element),
-        _ => return b.exit_interpret(),
+    if live {
+        emit_save_flags(b.asm);
     }
+    b.asm.shift(super::emit::Shift::Sar, W64, R10, shift);
+    let element = Mem::base(R9).index(R10, size as u8);
+    b.asm.lea(wide, R9, element);
     let segment = crate::interp::operand::segment_number(ins.memory_segment());
-    b.probe(segment, operand.size, operand.access.writes(), false);
-    load_guest(b, R10, offset);
-    b.asm.alu(Alu::And, W32, R10, operand.size as i32 * 8 - 1);
+    b.probe_with(segment, size, write, live);
+    if live && number(offset) == gpr::RAX {
+        b.asm.mov(W64, R10, R11);
+    } else {
+        load_guest(b, R10, offset);
+    }
+    b.asm.alu(Alu::And, W32, R10, size as i32 * 8 - 1);
+    if live {
+        emit_restore_flags(b.asm);
+    }
     let mut plan = Plan::new(HOME).mem(Mem::base(R9));
     plan.bit_offset = Some(R10);
     plan.keep = 1 << 10;
