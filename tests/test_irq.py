@@ -31,3 +31,22 @@ def test_fan_out_reaches_every_receiver():
     ends = [IrqLine(), IrqLine()]
     fan_out(*ends).set(True)
     assert [end.level for end in ends] == [True, True]
+
+
+def test_a_driver_learns_whether_its_pulses_matter():
+    line, learned = IrqLine(), []
+    line.on_heard = lambda: learned.append(line.heard)
+    for heard in (True, False, False, True):
+        line.hear(heard)
+    assert learned == [False, True]
+
+
+def test_pulses_matter_while_one_receiver_hears_them():
+    first, second = IrqLine(), IrqLine()
+    driver = SharedLine(fan_out(first, second)).input()
+    first.hear(False)
+    assert driver.heard
+    second.hear(False)
+    assert not driver.heard
+    first.hear(True)
+    assert driver.heard

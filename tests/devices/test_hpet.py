@@ -127,6 +127,13 @@ def test_legacy_replacement_takes_irq_0_and_8_from_their_chips(hpet, clock, edge
     assert (edges["irq0"], edges["irq8"], edges["pit"]) == ([True], [True], [])
 
 
+def test_legacy_replacement_tells_those_chips_that_they_are_not_heard(hpet):
+    start(hpet, 0, INT_ENABLE, 100, general=ENABLE | LEGACY)
+    assert not hpet.gates[0].line.heard
+    start(hpet, 0, INT_ENABLE, 100)
+    assert hpet.gates[0].line.heard
+
+
 def test_without_it_they_pass_through(hpet, edges):
     hpet.gates[0].line.set(True)
     hpet.gates[1].line.set(True)

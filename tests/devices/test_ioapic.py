@@ -43,6 +43,13 @@ def test_entries_start_masked(ioapic, messages):
     assert messages == []
 
 
+def test_a_masked_input_is_deaf(ioapic):
+    program(ioapic, 4, 0x31)
+    assert ioapic.line[4].heard
+    program(ioapic, 4, 0x31 | Redirection.MASKED)
+    assert not ioapic.line[4].heard
+
+
 def test_an_edge_sends_one_message(ioapic, messages):
     program(ioapic, 4, 0x31, destination=2)
     ioapic.line[4].set(True)

@@ -44,6 +44,16 @@ def test_masked_line_waits_until_unmasked(pic, edges):
     assert edges == [True]
 
 
+def test_a_masked_line_is_deaf_once_its_edge_is_latched(pic):
+    pic.primary.write(1, 0x01)
+    assert pic.line[0].heard
+    pic.line[0].set(True)
+    assert not pic.line[0].heard
+    assert pic.line[1].heard
+    pic.primary.write(1, 0x00)
+    assert pic.line[0].heard
+
+
 def test_an_edge_is_acknowledged_once(pic, edges):
     pic.line[4].set(True)
     pic.acknowledge()

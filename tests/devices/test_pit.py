@@ -268,6 +268,28 @@ def test_absurd_rates_are_bounded(pit, clock, edges):
     assert 200 <= edges.count(True) <= 260
 
 
+def test_ticks_that_nobody_hears_take_no_time(pit, clock, edges, irq):
+    program(pit, 0, 2, 11_932)
+    irq.hear(False)
+    edges.clear()
+    clock.advance_to(ns_of(3 * 11_932 + 6_000))
+    assert edges == [False, True]
+    assert clock.next_deadline() is None
+    edges.clear()
+    irq.hear(True)
+    clock.advance_to(ns_of(4 * 11_932))
+    assert edges == []
+    clock.advance_to(ns_of(6 * 11_932 + 1))
+    assert edges == [False, True] * 3
+
+
+def test_one_shots_come_whoever_hears_them(pit, clock, edges, irq):
+    program(pit, 0, 0, 1000)
+    irq.hear(False)
+    clock.advance_to(ns_of(1001))
+    assert edges == [True]
+
+
 def test_control_word_reads_as_open_bus(pit):
     assert pit.read(3) == 0xFF
 

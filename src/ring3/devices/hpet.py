@@ -79,10 +79,15 @@ class Gate:
         self._target = target
         self._open = True
         self.line = IrqLine(self._changed)
+        target.on_heard = self._heard
 
     def set_open(self, is_open: bool) -> None:
         self._open = is_open
         self._changed(self.line.level)
+        self._heard()
+
+    def _heard(self) -> None:
+        self.line.hear(self._open and self._target.heard)
 
     def _changed(self, level: bool) -> None:
         self._target.set(level and self._open)

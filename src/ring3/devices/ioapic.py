@@ -92,6 +92,7 @@ class IoApic:
         self.state = state
         for n, line in enumerate(self.line):
             line.level = bool(state.lines >> n & 1)
+            line.hear(not state.redirection[n] & Redirection.MASKED)
 
     def _set_input(self, n: int, level: bool) -> None:
         s = self.state
@@ -152,4 +153,5 @@ class IoApic:
             if not value & Redirection.LEVEL:
                 kept &= ~Redirection.REMOTE_IRR
             s.redirection[n] = kept | value & Redirection.WRITABLE_LOW
+            self.line[n].hear(not value & Redirection.MASKED)
             self._serve_level(n)

@@ -75,9 +75,11 @@ class I8259:
     def __init__(self, out: IrqLine, level_only: int, elcr_mask: int) -> None:
         """`level_only`: inputs always treated as level-triggered; `elcr_mask`: ELCR bits that can be set."""
         self.out = out
+        self.line = [IrqLine(partial(self._set_input, 1 << n)) for n in range(8)]
         self.state = ChipState()
         self._level_only = level_only
         self._elcr_mask = elcr_mask
+        self._deaf = 0  # inputs told so
 
     # --- the guest's side ---
 
@@ -115,7 +117,7 @@ class I8259:
 
     # --- the wires ---
 
-    def set_input(self, bit: int, level: bool) -> None:
+    def _set_input(self, bit: int, level: bool) -> None:
         s = self.state
         if level:
             s.lines |= bit
@@ -141,6 +143,12 @@ class I8259:
         return level
 
     def update(self) -> None:
+        s = self.state
+        deaf = s.imr & (s.latched | s.elcr | self._level_only)
+        if deaf != self._deaf:
+            self._deaf = deaf
+            for n, line in enumerate(self.line):
+                line.hear(not deaf >> n & 1)
         self.out.set(self._pending() != 0)
 
     # --- derived, never stored ---
@@ -229,9 +237,8 @@ class I8259Pair:
     def __init__(self, intr: Callable[[bool], None]) -> None:
         """`intr`: the CPU's INTR pin."""
         self.primary = I8259(IrqLine(intr), level_only=1 << CASCADE, elcr_mask=0xF8)
-        lines = [IrqLine(partial(self.primary.set_input, 1 << n)) for n in range(8)]
-        self.secondary = I8259(lines[CASCADE], level_only=0, elcr_mask=0xDE)
-        self.line = lines + [IrqLine(partial(self.secondary.set_input, 1 << n)) for n in range(8)]
+        self.secondary = I8259(self.primary.line[CASCADE], level_only=0, elcr_mask=0xDE)
+        self.line = self.primary.line + self.secondary.line
         self.elcr = Registers(self._read_elcr, self._write_elcr)
 
     @property

@@ -75,7 +75,7 @@ class State:
         default_factory=lambda: [CounterState(), CounterState(), CounterState(gate=False)]
     )
     port_b: int = 0
-    edge: int | None = None  # tick of IRQ 0's next rising edge
+    edge: int | None = None  # tick of IRQ 0's next rising edge; None: there's none, or none that is heard
     backlog: int = 0  # edges that came too late, still to be made up for
 
 
@@ -272,6 +272,7 @@ class I8254:
         self._counters = [Counter(s) for s in State().counters]
         self._port_b = self._backlog = 0
         self._edge: int | None = None
+        irq.on_heard = self._heard
         self.port_b = Registers(self._read_port_b, self._write_port_b)
 
     @property
@@ -388,7 +389,16 @@ class I8254:
             self._backlog -= 1
         self.irq.set(False)
         self.irq.set(True)
+        if self._counters[0].state.mode in (2, 3) and not self.irq.heard:
+            self._edge = None
+            self._backlog = 0
         self._arm()
+
+    def _heard(self) -> None:
+        """Interrupts that recur count again, from here on."""
+        if self.irq.heard and self._edge is None and self._counters[0].state.mode in (2, 3):
+            self._edge = self._counters[0].next_rise(self._now())
+            self._arm()
 
     def _count_edges(self, edge: int, now: int) -> None:
         """OUT rose at `edge`: find the next rise worth a timer, and count those that were missed."""
