@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 import threading
+from functools import partial
 
 import pytest
 
@@ -14,7 +15,7 @@ from range_server import RangeServer
 from ring3.cli.main import invoke
 from ring3.config import configure, toml
 from ring3.config.places import Url
-from ring3.disk import DiskWorker, create_image, modes, open_image, qcow2
+from ring3.disk import DiskWorker, create_image, modes, open_image, qcow2, worker
 from ring3.disk.remote import cache, source
 from ring3.errors import ConfigError
 
@@ -363,6 +364,58 @@ def test_what_fails_for_long_is_the_drives_error_in_time(server, quick, kind):
     drive.drain()
     assert isinstance(answers[1], bytes)
     drive.close()
+
+
+@pytest.fixture
+def silence(server, monkeypatch):
+    """The server does not answer until the end, and nobody's patience with it ends before."""
+    monkeypatch.setattr(source, "SILENCE_S", 1e6)
+    monkeypatch.setattr(worker, "CLOSING_S", 0)
+    asked, over = threading.Event(), threading.Event()
+
+    def silent(handler, start, stop):
+        if start:                       # else it is being opened
+            asked.set()
+            over.wait()
+
+    server.trouble = silent
+    yield asked
+    over.set()
+
+
+@pytest.mark.timeout(60)
+def test_a_drive_whose_server_is_silent_can_be_closed(server, silence):
+    drive, answers = DiskWorker(opened(server), threading.Lock()), []
+    for n in range(1, 5):
+        drive.read(n << 18, 512, answers.append)
+    silence.wait()
+    drive.close()
+    assert [type(each) for each in answers] == [TimeoutError] * 4
+
+
+@pytest.mark.timeout(60)
+def test_what_a_closed_drive_was_to_write_is_written_though_the_server_is_silent(server, silence, tmp_path):
+    create_image(tmp_path / "top.qcow2", SIZE, "qcow2", backing=server.url(), backing_format="raw")
+    overlay = partial(open_image, tmp_path / "top.qcow2", backing_anywhere=True)
+    drive = DiskWorker(overlay(), threading.Lock())
+    drive.read(1 << 20, 512, lambda _: None)
+    drive.write(0, b"\xa5" * BLOCK, lambda _: None)
+    silence.wait()
+    drive.close()
+    image = overlay()
+    assert image.read(0, BLOCK) == b"\xa5" * BLOCK
+    image.close()
+
+
+@pytest.mark.timeout(15)                # shorter than a read may take
+def test_a_drive_whose_server_has_gone_can_be_closed(server, monkeypatch):
+    monkeypatch.setattr(worker, "CLOSING_S", 0)
+    image = opened(server)
+    server.trouble = failing(server, 1000, hung_up(server))
+    drive, answers = DiskWorker(image, threading.Lock()), []
+    drive.read(1 << 20, 512, answers.append)
+    drive.close()
+    assert [type(each) for each in answers] == [TimeoutError]
 
 
 def test_a_server_that_drips_does_not_hold_a_read_for_ever(server, quick, monkeypatch):

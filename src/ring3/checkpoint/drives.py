@@ -18,6 +18,7 @@ from ring3.checkpoint.contents import Medium, Stamp
 from ring3.config import CdromConfig, DiskConfig, FloppyConfig, MachineConfig, replace
 from ring3.config.media import EMPTY
 from ring3.config.places import Place
+from ring3.disk.image import files_of
 from ring3.disk.modes import Frozen, Layers, real, store_of
 from ring3.disk.store import LAYER
 from ring3.errors import CheckpointError, ConfigError
@@ -79,14 +80,7 @@ def hashes(image: Any) -> tuple[bytes, bytes]:
 
 def descriptors(image: Any) -> Iterator[int]:
     """Of the files that an image and those behind it are made of."""
-    while image is not None:
-        inner = getattr(image, "image", None)           # of a partition
-        if inner is None:
-            single = (getattr(image, "file", None), getattr(image, "data", None))
-            files = getattr(image, "files", None) or single
-            yield from dict.fromkeys(file.fd for file in files if file is not None and hasattr(file, "fd"))
-            inner = getattr(image, "backing", None)
-        image = inner
+    yield from (file.fd for file in files_of(image) if hasattr(file, "fd"))
 
 
 def stamp(fd: int) -> Stamp:

@@ -1,6 +1,7 @@
 """What a disk image is to those who use it."""
 
-from typing import Protocol
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 SECTOR = 512                            # bytes: sizes of images are whole numbers of it
 
@@ -31,3 +32,15 @@ class Image(Protocol):
         """The bytes are needed no more: they read as zeros from now on, and the host gets the space back."""
 
     def close(self) -> None: ...
+
+
+def files_of(image: Any) -> Iterator[Any]:
+    """The files that an image and those behind it are made of, each once for each image."""
+    while image is not None:
+        inner = getattr(image, "image", None) or getattr(image, "top", None)    # of a partition, of layers
+        if inner is None:
+            single = (getattr(image, "file", None), getattr(image, "data", None))
+            files = getattr(image, "files", None) or single
+            yield from dict.fromkeys(file for file in files if file is not None)
+            inner = getattr(image, "backing", None)
+        image = inner

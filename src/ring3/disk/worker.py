@@ -10,6 +10,7 @@ sees what those before it wrote.
 4. Lock order: machine lock, then `_changed`.  The thread holds neither while it uses the image.
 5. Where errors are to stop the machine, the thread holds on to a request that the host has refused until
    `retry`; the guest hears nothing of it.  A closed drive's request has its error.
+6. What a closed drive waits for is worked off, but a server is not waited for longer than `CLOSING_S`.
 """
 
 import errno
@@ -19,8 +20,9 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-from ring3.disk.image import Image
+from ring3.disk.image import Image, files_of
 
+CLOSING_S = 1.0
 ReadDone = Callable[[bytes | OSError], None]
 Done = Callable[[OSError | None], None]
 
@@ -100,7 +102,11 @@ class DiskWorker:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._pending)
+            if not self._changed.wait_for(lambda: not self._pending, CLOSING_S):
+                for file in files_of(self.image):
+                    if hasattr(file, "give_up"):
+                        file.give_up()
+                self._changed.wait_for(lambda: not self._pending)
         if self._thread is not None:
             self._thread.join()
         self.image.close()

@@ -105,6 +105,10 @@ class RemoteFile:
     def flush(self) -> None:
         """Nothing is ever written."""
 
+    def give_up(self) -> None:
+        """Nobody waits for the server any more: reads that need it fail at once.  For any thread."""
+        self._source.give_up()
+
     def close(self) -> None:
         if not self.closed:
             self.closed = True

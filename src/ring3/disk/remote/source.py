@@ -11,6 +11,7 @@ import contextlib
 import errno
 import http.client
 import re
+import socket
 import ssl
 import time
 import urllib.request
@@ -22,8 +23,10 @@ from ring3.disk.remote.version import Version
 
 LIMIT_S = 25.0                          # of one read: Linux gives a drive 30 seconds
 OPENING_S = 5.0                         # … and while somebody waits at the terminal
+CONNECTING_S = 2.0                      # of one attempt
 SILENCE_S = 10.0                        # that the server may keep
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
+NAP_S = 0.25                            # of a pause, between looks whether anybody still waits
 REDIRECTS_MAX = 5
 OK, PARTIAL, UNSATISFIABLE = 200, 206, 416
 MOVED = (301, 302, 303, 307, 308)
@@ -54,6 +57,7 @@ class Source:
         self._answer: http.client.HTTPResponse | None = None
         self._position = self._end = 0  # what is still to come of the answer
         self._version: Version | None = None
+        self._given_up = False
         self.read(0, 1, limit_s=OPENING_S)
 
     @property
@@ -66,7 +70,7 @@ class Source:
         data = bytearray()
         why: Exception = TimeoutError("no answer")
         deadline = time.monotonic() + limit_s
-        for _ in attempts(deadline):
+        for _ in self._attempts(deadline):
             try:
                 while len(data) < length:
                     data += self._some(offset + len(data), length - len(data), ahead)
@@ -119,7 +123,11 @@ class Source:
 
     def _request(self, offset: int, end: int) -> http.client.HTTPResponse:
         if self._connection is None:
-            self._connection, self._prefix = connect(self._at)
+            self._connection, self._prefix = connection_to(self._at)
+            self._connection.connect()
+            self._connection.sock.settimeout(SILENCE_S)
+            if self._given_up:          # before there was a connection to end
+                raise LaterError("nobody waits for it")
         parts = urlsplit(self._at)
         path = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), UNRESERVED)
         headers = {"Range": f"bytes={offset}-{end - 1}", "Accept-Encoding": "identity", "User-Agent": "Ring3"}
@@ -163,6 +171,28 @@ class Source:
         elif not version.is_of(self._version):
             raise RefusedError("it was changed on the server while in use")
 
+    def _attempts(self, deadline: float) -> Iterator[None]:
+        """Until the deadline, or nobody waits any more."""
+        for pause in pauses():
+            if self._given_up or (pause and time.monotonic() + pause > deadline):
+                return
+            self._sleep(pause)
+            yield
+
+    def _sleep(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not self._given_up and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, NAP_S))
+
+    def give_up(self) -> None:
+        """Ends reads that are under way, and refuses others.  For any thread."""
+        self._given_up = True
+        connection = self._connection
+        connected = connection.sock if connection is not None else None
+        if connected is not None:
+            with contextlib.suppress(OSError):          # TLS says nothing to the other side: it is silent
+                socket.socket.shutdown(connected, socket.SHUT_RDWR)
+
     def close(self) -> None:
         answer, self._answer = self._answer, None
         connection, self._connection = self._connection, None
@@ -171,19 +201,16 @@ class Source:
                 each.close()
 
 
-def attempts(deadline: float) -> Iterator[None]:
-    """Twice at least, for a connection that was only too old, then with growing pauses until the deadline."""
-    yield
+def pauses() -> Iterator[float]:
+    """None before the second attempt, for a connection that was only too old; then growing ones."""
+    yield from (0.0, 0.0)
     pause = FIRST_PAUSE_S
     while True:
-        yield
-        if time.monotonic() + pause > deadline:
-            return
-        time.sleep(pause)
+        yield pause
         pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
-def connect(url: str) -> tuple[http.client.HTTPConnection, str]:
+def connection_to(url: str) -> tuple[http.client.HTTPConnection, str]:
     """To the server, or to the proxy that the environment wants asked for it; and what paths begin with."""
     parts = urlsplit(url)
     host, secure = parts.hostname or "", parts.scheme == "https"
@@ -191,13 +218,13 @@ def connect(url: str) -> tuple[http.client.HTTPConnection, str]:
     if proxy and not urllib.request.proxy_bypass(host):
         through = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
         if not secure:
-            plain = http.client.HTTPConnection(through.hostname or "", through.port, timeout=SILENCE_S)
+            plain = http.client.HTTPConnection(through.hostname or "", through.port, timeout=CONNECTING_S)
             return plain, f"http://{parts.netloc}"
-        tunnel = http.client.HTTPSConnection(through.hostname or "", through.port, timeout=SILENCE_S)
+        tunnel = http.client.HTTPSConnection(through.hostname or "", through.port, timeout=CONNECTING_S)
         tunnel.set_tunnel(host, parts.port)
         return tunnel, ""
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-    return kind(host, parts.port, timeout=SILENCE_S), ""
+    return kind(host, parts.port, timeout=CONNECTING_S), ""
 
 
 def follow(url: str, location: str) -> str:
