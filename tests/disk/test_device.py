@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import random
 import shutil
 import struct
 import subprocess
@@ -17,11 +16,6 @@ from ring3.errors import ConfigError, HostError
 
 SIZE = 8 << 20
 START, SECTORS = 2048, 4096
-
-
-@pytest.fixture
-def content():
-    return random.Random(1).randbytes(SIZE)
 
 
 @pytest.fixture

@@ -19,11 +19,6 @@ from ring3.disk import DiskWorker, create_image, modes, open_image, qcow2, tools
 from ring3.errors import ConfigError, VmError
 
 
-@pytest.fixture(scope="module")
-def content():
-    return random.Random(1).randbytes(SIZE)
-
-
 @pytest.fixture
 def base(tmp_path, content):
     path = tmp_path / "base.img"

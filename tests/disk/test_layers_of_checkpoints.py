@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from ring3.disk import create_image, open_image
+from ring3.disk import open_image
 from ring3.disk.modes import LAYERS_MAX, discard, keep, open_disk, store_of, undo_path
 from ring3.disk.store import Store
 from ring3.errors import ConfigError
@@ -15,23 +15,6 @@ from ring3.errors import ConfigError
 SIZE = 4 << 20
 KEEPING = ("persistent", "undoable")
 MODES = (*KEEPING, "nonpersistent")
-
-
-@pytest.fixture
-def content():
-    return random.Random(1).randbytes(SIZE)
-
-
-@pytest.fixture(params=["raw", "qcow2"])
-def path(request, tmp_path, content):
-    """A disk with data in it, in a directory of its own."""
-    path = tmp_path / "images/disk.img"
-    path.parent.mkdir()
-    create_image(path, SIZE, request.param)
-    image = open_image(path)
-    image.write(0, content)
-    image.close()
-    return path
 
 
 @pytest.fixture(autouse=True)

@@ -1,34 +1,17 @@
 """Modes of disks: what becomes of what the guest wrote."""
 
 import os
-import random
 import shutil
 import subprocess
 
 import pytest
 
-from ring3.disk import create_image, open_image
+from ring3.disk import open_image
 from ring3.disk.modes import discard, keep, keep_path, open_disk, undecided, undo_path
 from ring3.errors import ConfigError
 
 SIZE = 4 << 20
 MODES = ("undoable", "nonpersistent")
-
-
-@pytest.fixture
-def content():
-    return random.Random(1).randbytes(SIZE)
-
-
-@pytest.fixture(params=["raw", "qcow2"])
-def path(request, tmp_path, content):
-    """A disk with data in it."""
-    path = tmp_path / "disk.img"
-    create_image(path, SIZE, request.param)
-    image = open_image(path)
-    image.write(0, content)
-    image.close()
-    return path
 
 
 def change(path, mode, offset=1000, data=b"changed"):
@@ -137,7 +120,8 @@ def test_nonpersistent_changes_are_gone_and_leave_nothing(path, tmp_path, monkey
     assert disk.read(0, 4) == b"mine"
     disk.close()
     assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["disk.img"]
+    assert os.listdir(tmp_path) == ["images"]
+    assert os.listdir(path.parent) == ["disk.img"]
 
 
 def test_any_number_of_nonpersistent_disks_share_an_image(path):

@@ -36,11 +36,6 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def content():
-    return random.Random(5).randbytes(SIZE)
-
-
-@pytest.fixture
 def raw(tmp_path, content):
     raw = tmp_path / "content.raw"
     raw.write_bytes(content)

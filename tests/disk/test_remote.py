@@ -24,11 +24,6 @@ BLOCK = cache.BLOCK_BYTES
 PATH = "/disk.img"
 
 
-@pytest.fixture(scope="module")
-def content():
-    return random.Random(3).randbytes(SIZE)
-
-
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("RING3_HOME", str(tmp_path / "home"))
