@@ -17,6 +17,7 @@ use crate::interp::fpu;
 use crate::mmu::walk::PHYSICAL_BITS;
 use crate::state::{CpuState, cr4};
 use crate::vcpu::tsc_hz;
+use std::sync::OnceLock;
 
 /// What CPUID returns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -411,8 +412,13 @@ pub struct Model {
 /// The subleaf of leaves that don't look at ECX.
 const ANY: u32 = u32::MAX;
 
-/// What the host has in the register of a leaf.
+/// What the host has in the register of a leaf; asked once, because a hypervisor below takes its time.
 fn host_word(word: Word) -> u32 {
+    static FOUND: [OnceLock<u32>; WORDS] = [const { OnceLock::new() }; WORDS];
+    *FOUND[word as usize].get_or_init(|| read_host_word(word))
+}
+
+fn read_host_word(word: Word) -> u32 {
     match word {
         Word::L1Ecx => host::cpuid(1, 0).ecx,
         Word::L1Edx => host::cpuid(1, 0).edx,

@@ -71,6 +71,7 @@ impl Vcpu {
             self.jit_switch_space();
         }
         self.flush_code_cache();
+        self.jit.welcome_newcomers();
         self.ask_attention();
         Ok(())
     }

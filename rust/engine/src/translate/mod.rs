@@ -28,6 +28,7 @@ pub(crate) mod fault;
 mod group;
 mod link;
 mod mode;
+mod newcomers;
 mod recover;
 pub mod reencode;
 mod rules;
@@ -49,6 +50,8 @@ mod flags_tests;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+mod newcomers_tests;
+#[cfg(test)]
 mod recover_tests;
 #[cfg(test)]
 mod string_tests;
@@ -58,6 +61,7 @@ mod tests;
 mod window_tests;
 
 use crate::cpuid::Feature;
+use crate::interp::MAX_INSTRUCTION;
 use crate::memory::PAGE;
 use crate::mmu::physical;
 use crate::mmu::walk::{Access, right};
@@ -69,6 +73,7 @@ use emit::Asm;
 use env::{Area, CODE_TLB_ENTRIES, Env};
 use link::{BlockTable, Key, NONE, Place};
 use mode::{Mode, bit};
+use newcomers::Newcomers;
 use runtime::{Thunks, exit};
 use spaces::{Policy, Windows};
 use std::sync::atomic::Ordering;
@@ -96,6 +101,7 @@ pub struct Jit {
     /// What assists of the blocks execute, by number.
     assists: Vec<assist::Assist>,
     windows: Windows,
+    newcomers: Newcomers,
 }
 
 impl Jit {
@@ -127,6 +133,7 @@ impl Jit {
             bounce: 0,
             assists: Vec::new(),
             windows: Windows::new(bmi2),
+            newcomers: Newcomers::default(),
         })
     }
 
@@ -176,6 +183,11 @@ impl Jit {
             || self.assists.len() + MAX_INSTRUCTIONS > assist::MAX_ASSISTS
     }
 
+    /// What runs from now on is interpreted until it has run a few times.
+    pub fn welcome_newcomers(&mut self) {
+        self.newcomers.welcome();
+    }
+
     fn note_filled(&mut self, class: usize, index: usize, global: bool) {
         self.fills.note(class, index, global);
     }
@@ -202,11 +214,30 @@ impl Vcpu {
                 self.step();
                 continue;
             }
+            if std::mem::take(&mut self.jit.newcomers.found) {
+                self.interpret_run();
+                continue;
+            }
             let Some(block) = self.find_block() else {
-                self.step();
+                if !self.jit.newcomers.found {
+                    self.step();
+                }
                 continue;
             };
             self.enter_block(block);
+        }
+    }
+
+    /// Interprets up to where code goes elsewhere, or something must be attended to.
+    fn interpret_run(&mut self) {
+        for _ in 0..MAX_INSTRUCTIONS {
+            let before = self.cpu.rip;
+            self.step();
+            let moved = self.cpu.rip.wrapping_sub(before);
+            let elsewhere = moved == 0 || moved > MAX_INSTRUCTION as u64;
+            if elsewhere || self.must_attend() {
+                return;
+            }
         }
     }
 
@@ -412,7 +443,8 @@ impl Vcpu {
         mode
     }
 
-    /// The block for the current state; None where the interpreter must find out why not.
+    /// The block for the current state; None where the interpreter must find out why not, or the code
+    /// is new.
     fn find_block(&mut self) -> Option<u32> {
         if self.jit.is_full() {
             self.flush_code_cache();
@@ -447,6 +479,7 @@ impl Vcpu {
         };
         let block = match self.jit.table.find(&key) {
             Some(block) => block,
+            None if self.jit.newcomers.is_new(&key) => return None,
             None => self.make_block(&mode, key, linear, &page, id)?,
         };
         let b = &self.jit.table.blocks[block as usize];
