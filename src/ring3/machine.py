@@ -49,6 +49,7 @@ from ring3.config import DisplayConfig, File, MachineConfig, configure, replace
 from ring3.config.machine import settings
 from ring3.config.places import Place
 from ring3.devices.video.source import VgaSource
+from ring3.display import fontfile
 from ring3.display.glyphs import find_fonts, fonts_in_memory
 from ring3.display.input import Keyboard, Mouse
 from ring3.display.open import Consoles, face_of
@@ -210,7 +211,8 @@ class Machine:
         if vga is not None:
             fonts = find_fonts(find.seabios(find.VGA_BIOS) if find.present(find.VGA_BIOS) else b"")
             search = partial(fonts_in_memory, self._vm.search_ram, self._vm.read_physical)
-            self._screen = Screen(VgaSource(vga, self.bus.lock, fonts, search))
+            files = [fontfile.load(os.fspath(path)) for path in self.config.fonts]
+            self._screen = Screen(VgaSource(vga, self.bus.lock, fonts, search, files))
 
     def _open_consoles(self, native: Any, auto_display: str) -> None:
         displays = self.config.displays

@@ -43,6 +43,8 @@ FLAGS = {
     "display": Flag("Console: browser, vnc, window, terminal or none; options: address=HOST:PORT|unix:PATH, "
                     "password=…, view_only; given again: another.", "KIND[,OPTION]…"),
     "video_memory": Flag("Of the graphics adapter: 1M to 256M, a power of two.", "SIZE"),
+    "font": Flag("Font (PSF, BDF, Unifont) that a guest draws text in, for reading it; given again: another.",
+                 "FILE"),
     "keyboard": Flag("The layout that the guest is set to, for typed text: us, de, fr, gb, es, ru or jp.",
                      "LAYOUT"),
     "usb": Flag("USB device: tablet or keyboard.", "DEVICE[,DEVICE]"),

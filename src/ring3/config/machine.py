@@ -71,6 +71,7 @@ class MachineConfig:
     # --- what one sees, hears and types ---
     display: Any = ("auto",)            # DisplayConfig
     video_memory: str | int = "32M"
+    font: Any = ()                      # files of fonts that text in graphics modes may be drawn in
     keyboard: str = "us"                # the guest's layout, for typed text; "us,ru": the ones it switches
     usb: Any = ()                       # "tablet", "keyboard"
     sound: Any = ()                     # "sb16", "es1371"
@@ -104,6 +105,8 @@ class MachineConfig:
         check_buses(self.disks, self.cdroms)
         _at_most("floppy", self.floppies, FLOPPIES_MAX, "drives")
         _ = self.displays
+        for path in self.fonts:
+            check_file("font", path)
         _all_of("keyboard", _words("keyboard", self.keyboard), LAYOUTS)
         _all_of("usb", self.usb_devices, USB_DEVICES)
         _all_of("sound", self.sound_cards, SOUND_CARDS)
@@ -160,6 +163,11 @@ class MachineConfig:
     @property
     def displays(self) -> tuple[DisplayConfig, ...]:
         return tuple(text.read("display", value, DisplayConfig) for value in text.several(self.display))
+
+    @property
+    def fonts(self) -> list[Any]:
+        """Paths."""
+        return text.several(self.font)
 
     @property
     def usb_devices(self) -> tuple[str, ...]:

@@ -86,6 +86,8 @@ def _changed(name: str, value: Any, change: Callable[[str], str]) -> Any:
             return change(os.fspath(value)) if isinstance(value, str | os.PathLike) else value
         case "uefi_variables":
             return change(value) if value else value
+        case "font":
+            return tuple(change(os.fspath(each)) for each in text.several(value))
         case "disk" | "cdrom" | "floppy":
             return tuple(_changed_drive(name, each, change) for each in text.several(value))
         case "serial" | "parallel" | "virtio_console":

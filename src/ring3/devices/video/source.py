@@ -12,7 +12,7 @@ modes cells that differ from those seen last, in graphics modes the lines that s
 import string
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -56,12 +56,14 @@ class VgaSource:
         machine_lock: AbstractContextManager[object],
         fonts: Mapping[int, bytes],
         guest_fonts: FindFonts = no_fonts,
+        users_fonts: Sequence[Font] = (),
     ) -> None:
         """`fonts`: the video BIOS's, by height.  `guest_fonts` looks through the guest's memory."""
         self._vga = vga
         self._memory = vga.memory
         self._machine_lock = machine_lock
-        self._fonts: list[Font] = sorted(fonts.items(), reverse=True)     # most text is in 16 lines
+        # Most text is in 16 lines.
+        self._fonts: list[Font] = [*users_fonts, *sorted(fonts.items(), reverse=True)]
         self._found: list[Font] = []    # in the guest's memory, by the last search
         self._guest_fonts = guest_fonts
         self._search: threading.Thread | None = None
