@@ -83,7 +83,10 @@ impl Apic {
         self.run_timer(now);
         match offset {
             reg::ID => self.state.id = value >> 24,
-            reg::TPR => self.state.tpr = value as u8,
+            reg::TPR => {
+                self.state.tpr = value as u8;
+                return self.look_if_pending();
+            }
             reg::EOI => return self.write_eoi(),
             reg::LDR => self.state.ldr = value & 0xFF00_0000,
             reg::DFR => self.state.dfr = value | 0x0FFF_FFFF,
@@ -107,13 +110,19 @@ impl Apic {
     }
 
     fn write_eoi(&mut self) -> Effect {
-        let ended = self.end_of_interrupt();
-        // Most ends leave nothing to do: the CPU needn't look around after each.
-        let more = self.pending().is_some() || self.state.lint0;
-        match ended {
+        match self.end_of_interrupt() {
             Some(vector) => Effect::Eoi(vector),
-            None if more => Effect::Look,
-            None => Effect::None,
+            None => self.look_if_pending(),
+        }
+    }
+
+    /// Most ends of interrupts and changes of priority leave nothing to do: the CPU needn't look around
+    /// after each.
+    fn look_if_pending(&self) -> Effect {
+        if self.pending().is_some() || self.state.lint0 {
+            Effect::Look
+        } else {
+            Effect::None
         }
     }
 

@@ -115,6 +115,15 @@ fn cr8_holds_off_its_class_and_below() {
 }
 
 #[test]
+fn a_lower_task_priority_makes_the_cpu_look_for_what_waited() {
+    let mut a = apic();
+    assert_eq!(set(&mut a, reg::TPR, 0x50), Effect::None);
+    fixed(&mut a, 0x51, false);
+    assert_eq!(set(&mut a, reg::TPR, 0x60), Effect::None);
+    assert_eq!(set(&mut a, reg::TPR, 0x40), Effect::Look);
+}
+
+#[test]
 fn eoi_of_a_level_triggered_interrupt_is_broadcast() {
     let mut a = apic();
     fixed(&mut a, 0x51, true);
