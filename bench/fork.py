@@ -94,7 +94,7 @@ def in_process(vm: Machine) -> None:
 
 
 def computing(vm: Machine, never_copied: Machine) -> None:
-    """How fast a machine and its copy compute that keep doing so.  All in turn: the host may have other work."""
+    """How fast a machine and its copy compute that go on doing so: in turn, for the host has other work."""
     (copy,) = vm.fork()
     times = {each: [loop(each) for _ in range(2)] for each in (never_copied, copy, vm)}
     first_s = times[copy][0]
