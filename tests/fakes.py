@@ -328,3 +328,21 @@ class FakeDrive:
             self.waiting.append(answer)
         else:
             answer()
+
+
+class AudioSink:
+    """Remembers what was played, by format."""
+
+    def __init__(self):
+        self.played = {}
+
+    def open(self, *form):
+        return AudioStream(self.played.setdefault(form, bytearray()))
+
+
+class AudioStream:
+    def __init__(self, samples):
+        self.write = samples.extend
+
+    def close(self):
+        pass

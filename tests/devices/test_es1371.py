@@ -2,29 +2,13 @@
 
 import pytest
 
-from fakes import Ram
+from fakes import AudioSink, Ram
 from ring3.devices.pci.config import Reg as Pci
 from ring3.devices.sound.es1371 import Es1371
 
 MS = 1_000_000
 DAC1, DAC2, ADC = range(3)
 CONTROL, STATUS, PAGE, CONVERTER, CODEC, SERIAL, COUNT = 0x00, 0x04, 0x0C, 0x10, 0x14, 0x20, 0x24
-
-
-class Sink:
-    def __init__(self):
-        self.played = {}
-
-    def open(self, *form):
-        return Stream(self.played.setdefault(form, bytearray()))
-
-
-class Stream:
-    def __init__(self, samples):
-        self.write = samples.extend
-
-    def close(self):
-        pass
 
 
 @pytest.fixture
@@ -34,7 +18,7 @@ def memory():
 
 @pytest.fixture
 def sink():
-    return Sink()
+    return AudioSink()
 
 
 @pytest.fixture

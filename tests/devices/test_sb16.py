@@ -2,6 +2,7 @@
 
 import pytest
 
+from fakes import AudioSink
 from ring3.devices.sound.opl3 import play_nothing
 from ring3.devices.sound.sb16 import Sb16
 from ring3.irq import IrqLine
@@ -29,24 +30,6 @@ class Channel:
         return len(data), False
 
 
-class Sink:
-    """Remembers what was played, by format."""
-
-    def __init__(self):
-        self.played = {}
-
-    def open(self, *form):
-        return Stream(self.played.setdefault(form, bytearray()))
-
-
-class Stream:
-    def __init__(self, samples):
-        self.write = samples.extend
-
-    def close(self):
-        pass
-
-
 @pytest.fixture
 def channels():
     return {1: Channel(), 5: Channel()}
@@ -54,7 +37,7 @@ def channels():
 
 @pytest.fixture
 def sink():
-    return Sink()
+    return AudioSink()
 
 
 @pytest.fixture

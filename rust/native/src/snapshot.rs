@@ -169,6 +169,34 @@ struct ApicRecord {
     count_left_ns: Option<u64>,
 }
 
+/// `$to` with the MSRs of `$from`, which names them alike.
+macro_rules! msrs {
+    ($to:ident, $from:expr) => {
+        $to {
+            star: $from.star,
+            lstar: $from.lstar,
+            cstar: $from.cstar,
+            fmask: $from.fmask,
+            kernel_gs_base: $from.kernel_gs_base,
+            sysenter_cs: $from.sysenter_cs,
+            sysenter_esp: $from.sysenter_esp,
+            sysenter_eip: $from.sysenter_eip,
+            pat: $from.pat,
+            tsc_aux: $from.tsc_aux,
+            tsc_adjust: $from.tsc_adjust,
+            misc_enable: $from.misc_enable,
+            spec_ctrl: $from.spec_ctrl,
+            mtrr_def_type: $from.mtrr_def_type,
+            mtrr_fixed: $from.mtrr_fixed,
+            mtrr_variable: $from.mtrr_variable,
+            mcg_status: $from.mcg_status,
+            debugctl: $from.debugctl,
+            xss: $from.xss,
+            amd: $from.amd,
+        }
+    };
+}
+
 /// A component of the FPU's image that not every host has: name, offset (0: absent), bytes.
 fn components() -> [(&'static str, usize, usize); 4] {
     let at = fpustate::layout();
@@ -226,36 +254,11 @@ pub fn get<'py>(py: Python<'py>, saved: &Snapshot) -> PyResult<Bound<'py, PyDict
         init: saved.init,
         ferr: saved.ferr,
         messages: saved.messages.iter().map(message).collect(),
-        msrs: msrs_out(&cpu.msr).into_pyobject(py)?,
+        msrs: msrs!(MsrRecord, cpu.msr).into_pyobject(py)?,
         fpu: fpu_out(py, &cpu.fpu)?,
         apic: apic_out(saved).into_pyobject(py)?,
     };
     record.into_pyobject(py)
-}
-
-fn msrs_out(m: &Msrs) -> MsrRecord {
-    MsrRecord {
-        star: m.star,
-        lstar: m.lstar,
-        cstar: m.cstar,
-        fmask: m.fmask,
-        kernel_gs_base: m.kernel_gs_base,
-        sysenter_cs: m.sysenter_cs,
-        sysenter_esp: m.sysenter_esp,
-        sysenter_eip: m.sysenter_eip,
-        pat: m.pat,
-        tsc_aux: m.tsc_aux,
-        tsc_adjust: m.tsc_adjust,
-        misc_enable: m.misc_enable,
-        spec_ctrl: m.spec_ctrl,
-        mtrr_def_type: m.mtrr_def_type,
-        mtrr_fixed: m.mtrr_fixed,
-        mtrr_variable: m.mtrr_variable,
-        mcg_status: m.mcg_status,
-        debugctl: m.debugctl,
-        xss: m.xss,
-        amd: m.amd,
-    }
 }
 
 fn fpu_out<'py>(py: Python<'py>, area: &XsaveArea) -> PyResult<Bound<'py, PyDict>> {
@@ -312,6 +315,7 @@ pub fn set(record: &Bound<'_, PyDict>) -> PyResult<Snapshot> {
     };
     let [es, cs, ss, ds, fs, gs, ldtr, tr] = r.segments.map(segment);
     let table = |(base, limit)| TableRegister { base, limit };
+    let msrs: MsrRecord = r.msrs.extract()?;
     let [cr0, cr2, cr3, cr4] = r.cr;
     let mut cpu = CpuState {
         gpr: r.gpr,
@@ -330,7 +334,7 @@ pub fn set(record: &Bound<'_, PyDict>) -> PyResult<Snapshot> {
         xcr0: r.xcr0,
         dr: r.dr,
         pdpte: r.pdpte,
-        msr: msrs_in(r.msrs.extract()?),
+        msr: msrs!(Msrs, msrs),
         cpl: r.cpl,
         shadow: r.shadow,
         halted: r.halted,
@@ -359,31 +363,6 @@ pub fn set(record: &Bound<'_, PyDict>) -> PyResult<Snapshot> {
         ferr: r.ferr,
         messages: r.messages.into_iter().map(message).collect(),
     })
-}
-
-fn msrs_in(m: MsrRecord) -> Msrs {
-    Msrs {
-        star: m.star,
-        lstar: m.lstar,
-        cstar: m.cstar,
-        fmask: m.fmask,
-        kernel_gs_base: m.kernel_gs_base,
-        sysenter_cs: m.sysenter_cs,
-        sysenter_esp: m.sysenter_esp,
-        sysenter_eip: m.sysenter_eip,
-        pat: m.pat,
-        tsc_aux: m.tsc_aux,
-        tsc_adjust: m.tsc_adjust,
-        misc_enable: m.misc_enable,
-        spec_ctrl: m.spec_ctrl,
-        mtrr_def_type: m.mtrr_def_type,
-        mtrr_fixed: m.mtrr_fixed,
-        mtrr_variable: m.mtrr_variable,
-        mcg_status: m.mcg_status,
-        debugctl: m.debugctl,
-        xss: m.xss,
-        amd: m.amd,
-    }
 }
 
 /// Components that the record lacks are as after reset; those that the host lacks are left out.

@@ -7,10 +7,13 @@ takes nothing for that long (a stopped terminal, a pipe nobody reads) loses byte
 the guest.  A reader that went away (EPIPE) gets nothing more; the guest runs on.
 """
 
+import asyncio
 import os
 import select
 import threading
 import time
+
+from ring3.char import Receive
 
 LIMIT = 1 << 20                         # bytes buffered
 CHUNK = 4096                            # bytes per write: what POLLOUT promises for a pipe (PIPE_BUF)
@@ -99,3 +102,26 @@ class Outlet:
             return self._write_some(chunk) if self._deadline is None else 0
         except OSError:
             return 0
+
+
+class Sink:
+    """A descriptor that takes what the guest sends, and has nothing for it to read; it is ours to close."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._outlet = Outlet(fd)
+
+    def attach(self, loop: asyncio.AbstractEventLoop, receive: Receive) -> None:
+        pass
+
+    def write(self, data: bytes) -> None:
+        self._outlet.write(data)
+
+    def room(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self._outlet.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

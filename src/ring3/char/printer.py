@@ -17,7 +17,7 @@ import time
 from ring3.char import CharBackend, Receive
 from ring3.char.file import File
 from ring3.char.memory import MemoryBackend
-from ring3.char.outlet import Outlet
+from ring3.char.outlet import Outlet, Sink
 from ring3.errors import ConfigError
 
 SILENCE_S = 3.0
@@ -25,32 +25,17 @@ STDERR = 2
 PATIENCE_S = 5.0                        # the longest `close` waits for the last job's command
 
 
-class Device:
+class Device(Sink):
     """`device:PATH`."""
 
     def __init__(self, path: str) -> None:
         try:
             if not stat.S_ISCHR(os.stat(path).st_mode):
                 raise ConfigError(f"parallel device:{path}: that is no device: give file:PATH for a file")
-            self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         except OSError as error:
             raise ConfigError(f"parallel device:{path}: {error.strerror}; give a printer's device") from error
-        self._outlet = Outlet(self._fd)
-
-    def attach(self, loop: asyncio.AbstractEventLoop, receive: Receive) -> None:
-        pass
-
-    def write(self, data: bytes) -> None:
-        self._outlet.write(data)
-
-    def room(self) -> None:
-        pass
-
-    def close(self) -> None:
-        self._outlet.close()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        super().__init__(fd)
 
 
 class Command:
