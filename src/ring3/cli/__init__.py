@@ -1,5 +1,7 @@
 """The command `ring3`: one file per verb, imported when its verb is used."""
 
+import contextlib
+import os
 import sys
 
 STARTING = ("restore", "start")         # verbs that mostly need a process for a machine
@@ -14,7 +16,10 @@ def main() -> None:
 
     with process.ahead(arguments[1]):
         status = run(arguments)
-    sys.exit(status)
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(status)                    # nothing is left to do, and taking the modules apart takes 15 ms
 
 
 def run(arguments: list[str]) -> int:

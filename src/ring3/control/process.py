@@ -10,9 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from ring3.config.places import machines_path
-from ring3.control import lock
-
 
 class HostProcess:
     """It imports, waits for an order, and answers it with a report (both of ring3.control.home)."""
@@ -57,16 +54,28 @@ _ahead: list[HostProcess] = []
 @contextlib.contextmanager
 def ahead(name: str) -> Iterator[None]:
     """Starts one that `take` gives out inside, unless the machine of that name runs already."""
+    with contextlib.suppress(OSError):  # who wants one will hear of it
+        _ahead.append(HostProcess())
     try:
-        if not lock.held(machines_path() / name / lock.NAME):
-            _ahead.append(HostProcess())
-    except (OSError, ValueError):       # who asks for the machine will hear of it
-        pass
-    try:
+        if _runs(name):
+            _drop()
         yield
     finally:
-        while _ahead:
-            _ahead.pop().drop()
+        _drop()
+
+
+def _runs(name: str) -> bool:
+    from ring3.config.places import machines_path  # here: meanwhile the process imports, too
+    from ring3.control import lock
+
+    with contextlib.suppress(OSError, ValueError):
+        return lock.held(machines_path() / name / lock.NAME)
+    return False
+
+
+def _drop() -> None:
+    while _ahead:
+        _ahead.pop().drop()
 
 
 def take() -> HostProcess:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ring3.display.face import Codec, Face, Keyboard, Mouse, Power, Screen, SerialLine, SoundSource
-from ring3.display.rfb.hub import Hub
 from ring3.errors import ConfigError
 
 if TYPE_CHECKING:
     from ring3.config import DisplayConfig
+    from ring3.display.rfb.hub import Hub
 
 AUTO = {"window": ("window", "browser"), "browser": ("browser",), "none": ()}
 
@@ -107,7 +107,7 @@ def auto_kind(environ: Mapping[str, str]) -> str:
 class Consoles:
     def __init__(self, face: Face, displays: "Sequence[DisplayConfig]", *, auto: str = "none") -> None:
         """`auto`: "window", "browser" or "none"."""
-        self._hub = Hub(face)
+        self._hub: Hub | None = None    # of viewers, once there can be any
         self._face = face
         self._open: list[Console] = []
         self._running: list[Console] = []
@@ -196,7 +196,7 @@ class Consoles:
         self._running.append(console)
 
     def _make(self, kind: str, display: "DisplayConfig | None") -> Console:
-        """Imported here: aiohttp and pygame take their time."""
+        """Imported here: aiohttp, pygame and the viewers' protocol take their time."""
         options = {}
         if display is not None and kind in ("browser", "vnc"):
             options = {"address": display.address, "password": display.password,
@@ -204,10 +204,10 @@ class Consoles:
         match kind:
             case "browser":
                 from ring3.display.web.server import BrowserConsole
-                return BrowserConsole(self._hub, **options)     # type: ignore[arg-type]
+                return BrowserConsole(self._viewers(), **options)       # type: ignore[arg-type]
             case "vnc":
                 from ring3.display.rfb.server import RfbServer
-                return RfbServer(self._hub, **options)          # type: ignore[arg-type]
+                return RfbServer(self._viewers(), **options)    # type: ignore[arg-type]
             case "window":
                 from ring3.display.window import WindowConsole
                 return WindowConsole(self._face)
@@ -216,10 +216,18 @@ class Consoles:
                 return TerminalConsole(self._face)
         raise ConfigError(f"display: {kind!r} is no console")
 
+    def _viewers(self) -> "Hub":
+        from ring3.display.rfb.hub import Hub
+
+        if self._hub is None:
+            self._hub = Hub(self._face)
+        return self._hub
+
     def _do(self, coroutine: Coroutine[Any, Any, None] | None) -> None:
         if coroutine is not None:
             assert self._run is not None
             self._run(coroutine)
 
     async def _close_hub(self) -> None:
-        self._hub.close()
+        if self._hub is not None:
+            self._hub.close()
