@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
-"""Consoles: frames a second at a VNC client, what an idle viewer costs, what viewers cost a busy guest.
+"""Consoles: frames a second at a VNC client, what an idle viewer costs, what viewers cost a busy guest, and
+how soon who waits for text hears of it.
 
     bench/consoles.py [--seconds N]
 
 The guest (native/screen.asm) redraws 1024x768x32 thirty times a second and computes in the time left.  The
 client takes updates as fast as it can and decodes nothing, as one with a processor of its own would.  What
 the vCPU's thread waits for a processor that other processes have does not count as the guest's time.
+
+The idle Linux is Debian's installer kernel at a shell (scripts/guests), with a driver for each USB device.  A
+wait is measured from the guest's own word that it has drawn (native/draws.asm), in its thread, to the return.
 """
 
 import argparse
@@ -23,7 +27,12 @@ from pathlib import Path
 from ring3 import Machine
 from ring3.testing.multiboot import multiboot
 
-SOURCE = Path(__file__).parent / "native/screen.asm"
+SCREEN, DRAWS = (Path(__file__).parent / "native" / name for name in ("screen.asm", "draws.asm"))
+GUESTS = Path(__file__).parents[1] / "build/guests"
+LINUX, INITRD = GUESTS / "linux-installer-amd64", GUESTS / "initrd-installer-amd64.gz"
+DRAWS_HZ = 7
+USB_IDLE_S = 3.0                        # after so long it is looked after least often
+BOOT_TIMEOUT_S = 180.0
 FRAMES_HZ = 30
 COUNTS = 0x300000
 SETTLE_S = 1.0
@@ -44,22 +53,31 @@ def main() -> int:
         alone = alone or spare
         print(f"| {name} | {drawn:.1f} | {sent:.1f} | {rate / 1e6:.1f} | {100 * spare / alone:.0f} % |")
     print(f"\nidle with a viewer: {100 * idle(seconds):.2f} % of a core")
+    if LINUX.exists() and INITRD.exists():
+        print(f"idle Linux with a viewer: {100 * idle_linux(seconds):.2f} % of a core")
+        print(f"… and a USB tablet: {100 * idle_linux(seconds, 'tablet'):.2f} %")
+    waits_ms = sorted(1000 * wait for wait in waits(seconds))
+    print(f"a wait returns {waits_ms[len(waits_ms) // 2]:.1f} ms after the guest drew the text; "
+          f"at most {waits_ms[-1]:.1f} ms ({len(waits_ms)} times)")
     return 0
 
 
-def guest(*defines: str) -> bytes:
+def guest(source: Path, *defines: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "guest"
-        subprocess.run(["nasm", "-f", "bin", *defines, "-o", str(binary), str(SOURCE)], check=True)
+        subprocess.run(["nasm", "-f", "bin", *defines, "-o", str(binary), str(source)], check=True)
         return multiboot(binary.read_bytes())
 
 
 def machine(*defines: str) -> Machine:
     """The guest is assembled for the host's TSC."""
-    with Machine(memory="16M", serial="none") as probe:
-        tsc_hz = probe.vcpu.tsc_hz
-    kernel = guest(f"-DTSC_PER_FRAME={tsc_hz // FRAMES_HZ}", *defines)
+    kernel = guest(SCREEN, f"-DTSC_PER_FRAME={tsc_hz() // FRAMES_HZ}", *defines)
     return Machine(memory="32M", serial="none", display="vnc", kernel=kernel)
+
+
+def tsc_hz() -> int:
+    with Machine(memory="16M", serial="none") as probe:
+        return probe.vcpu.tsc_hz
 
 
 def guest_counts(vm: Machine) -> tuple[float, float, float, float]:
@@ -92,13 +110,41 @@ def differences(before: Sequence[float], after: Sequence[float]) -> list[float]:
 def idle(seconds: float) -> float:
     """CPU time of this process, with a viewer and a screen that stands still."""
     with machine("-DSTILL") as vm:
-        client = Client(vm.consoles()[0], ENCODINGS["Tight"])
-        time.sleep(2 * SETTLE_S)
-        before = time.process_time()
-        time.sleep(seconds)
-        used = time.process_time() - before
-        client.close()
+        return idle_share(vm, 2 * SETTLE_S, seconds)
+
+
+def idle_linux(seconds: float, *usb: str) -> float:
+    with Machine(kernel=str(LINUX), initrd=str(INITRD), append="console=ttyS0 quiet rdinit=/bin/sh",
+                 memory="512M", serial="memory", usb=usb, display="vnc") as vm:
+        console = vm.serial[0]
+        console.expect("# ", timeout_s=BOOT_TIMEOUT_S)
+        console.send("mount -t devtmpfs dev /dev; modprobe -a uhci-hcd usbhid hid-generic mousedev; sleep 2; "
+                     "cat /dev/input/mice >/dev/null & echo rea''dy\n")
+        console.expect("ready", timeout_s=BOOT_TIMEOUT_S)
+        return idle_share(vm, USB_IDLE_S, seconds)
+
+
+def idle_share(vm: Machine, settle_s: float, seconds: float) -> float:
+    client = Client(vm.consoles()[0], ENCODINGS["Tight"])
+    time.sleep(settle_s)
+    before = time.process_time()
+    time.sleep(seconds)
+    used = time.process_time() - before
+    client.close()
     return used / seconds
+
+
+def waits(seconds: float) -> list[float]:
+    """From the guest's word that it has drawn, to the return of who waited for the text (s)."""
+    kernel = guest(DRAWS, f"-DTSC_PER_DRAW={tsc_hz() // DRAWS_HZ}")
+    drawn: list[float] = []
+    seen: list[float] = []
+    with Machine(memory="16M", serial="memory", kernel=kernel) as vm:
+        vm.serial[0].watch(lambda: drawn.append(time.monotonic()))
+        for number in range(1, max(2, int(DRAWS_HZ * seconds))):
+            vm.screen.wait(f"{number:04X}")
+            seen.append(time.monotonic())
+    return [late - early for early, late in zip(drawn, seen, strict=False)]
 
 
 class Client:

@@ -151,8 +151,9 @@ def test_a_schedule_in_circles_is_no_trap(host, memory, clock):
     assert host.read(STATUS, 2) & 0x20 == 0
 
 
-def test_a_transfer_in_one_of_32_frames_is_found_when_idle(host, memory, clock):
-    clock.advance(100 * MS)
+@pytest.mark.parametrize(("pause_ms", "patience_ms"), [(100, 70), (3000, 260)])
+def test_a_transfer_in_one_of_32_frames_is_found_when_idle(host, memory, clock, pause_ms, patience_ms):
+    clock.advance(pause_ms * MS)
     frame = (host.read(FRNUM, 2) + 45) % 1024           # not one that a look begins or ends with
     schedule(memory, (SETUP, bytes.fromhex("8006000100000800")))
     elsewhere = QUEUE + 0x40
@@ -160,16 +161,17 @@ def test_a_transfer_in_one_of_32_frames_is_found_when_idle(host, memory, clock):
     for n in range(1024):
         link = QUEUE if n % 32 == frame % 32 else elsewhere
         memory.write(LIST + 4 * n, (link | 2).to_bytes(4, "little"))
-    clock.advance(70 * MS)
+    clock.advance(patience_ms * MS)
     assert not status(memory) & ACTIVE
 
 
-def test_idle_costs_a_look_in_32_frames_at_what_they_share(host, memory, clock):
-    clock.advance(100 * MS)
+@pytest.mark.parametrize(("pause_ms", "frames"), [(100, 32), (3000, 128)])
+def test_idle_costs_a_look_now_and_then_at_what_the_frames_share(host, memory, clock, pause_ms, frames):
+    clock.advance(pause_ms * MS)
     looks = []
     read = memory.read
     memory.read = lambda address, length: looks.append(address) or read(address, length)
-    clock.advance(320 * MS)
+    clock.advance(10 * frames * MS)
     assert len([address for address in looks if LIST <= address < LIST + 0x1000]) <= 20
     assert looks.count(QUEUE) == 10
 

@@ -5,8 +5,8 @@ registers and fields are the design guide's.
 
 A real controller walks its schedule in memory each millisecond.  Here it does so while there is something to
 do: as long as transfers complete, or a device has something to send.  Otherwise every transaction would be a
-NAK, and the schedule is looked at each FRAMES_MAX frames, for transfers newly queued.  FRNUM counts on by the
-clock.
+NAK, and the schedule is looked at now and then, for transfers newly queued: less often, the longer ago the
+last one was, because each look wakes the host.  FRNUM counts on by the clock.
 
 A look is at all the frames since the last one (FRAMES_MAX at most), for an interrupt transfer is in one of
 many.  What they share is walked once, as long as nothing in it makes progress.  A transfer descriptor is
@@ -32,8 +32,9 @@ from ring3.irq import IrqLine
 PORTS = 32
 FRAME_NS = 1_000_000
 FRAME_LIST = 1024                       # entries
-FRAMES_MAX = 32                         # of one walk
-BUSY_FRAMES = 32                        # how long after the last transfer each frame is looked at
+BUSY_FRAMES = 32                        # how long after the last transfer each frame is looked at,
+AWAKE_FRAMES, AWAKE_STRIDE = 2048, 32   # … and then one in 32: drivers pause while they set a device up
+FRAMES_MAX = 128                        # of one walk, and from one to the next when idle
 TRANSFERS_MAX = 64                      # of one walk; a frame has room for some 19 of the longest
 LINKS_MAX = 1024                        # of one walk: a schedule that runs in circles ends, too
 
@@ -111,7 +112,7 @@ class State:
     frame: int = 0                      # at `base_ns`, while it runs
     base_ns: int = 0
     walked: int = 0                     # frames since then that were looked at
-    busy: int = 0                       # frames to go until idle
+    awake: int = 0                      # frames to go until idle
     frame_list: int = 0
     sofmod: int = 0x40
     ports: list[int] = field(default_factory=lambda: [0, 0])
@@ -229,7 +230,7 @@ class Uhci(PciFunction):
                 device.bus_reset()
         if (value ^ s.command) & Command.RS:
             s.frame = self._frame_number()
-            s.base_ns, s.walked, s.busy = self._clock.now(), 0, BUSY_FRAMES
+            s.base_ns, s.walked, s.awake = self._clock.now(), 0, AWAKE_FRAMES
         s.command = value & 0xFF
         self._arm()
 
@@ -279,20 +280,26 @@ class Uhci(PciFunction):
         if not self._runs():
             self._timer.cancel()
             return
-        stride = 1 if self.state.busy > 0 or self._pending() else FRAMES_MAX
-        self._timer.arm(self._frame_ns(self._elapsed() + stride))
+        self._timer.arm(self._frame_ns(self._elapsed() + self._stride()))
+
+    def _stride(self) -> int:
+        """Frames to the next look."""
+        awake = self.state.awake
+        if awake > AWAKE_FRAMES - BUSY_FRAMES or self._pending():
+            return 1
+        return AWAKE_STRIDE if awake else FRAMES_MAX
 
     def _due(self) -> None:
         s = self.state
         elapsed = self._elapsed()
         passed = max(1, elapsed - s.walked)
-        s.walked, s.busy = elapsed, max(0, s.busy - passed)
+        s.walked, s.awake = elapsed, max(0, s.awake - passed)
         if s.config[Pci.COMMAND] & PciCommand.MASTER:
             walk = Walk(self._memory, self._enabled_devices())
             for link in self._frames(s.frame + elapsed, min(passed, FRAMES_MAX)):
                 walk.frame(link)
             if walk.transfers:
-                s.busy = BUSY_FRAMES
+                s.awake = AWAKE_FRAMES
             self._report(walk)
         self._arm()
 
