@@ -84,7 +84,11 @@ def fan_out(*targets: IrqLine) -> IrqLine:
             target.set(level)
 
     def heard() -> None:
-        line.hear(any(target.heard for target in targets))
+        for target in targets:
+            if target.heard:
+                line.hear(True)
+                return
+        line.hear(False)
 
     line = IrqLine(changed)
     for target in targets:

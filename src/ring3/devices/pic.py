@@ -145,10 +145,11 @@ class I8259:
     def update(self) -> None:
         s = self.state
         deaf = s.imr & (s.latched | s.elcr | self._level_only)
-        if deaf != self._deaf:
-            self._deaf = deaf
-            for n, line in enumerate(self.line):
-                line.hear(not deaf >> n & 1)
+        changed, self._deaf = deaf ^ self._deaf, deaf
+        while changed:                  # with each edge of a masked input: that one only
+            n = changed.bit_length() - 1
+            changed ^= 1 << n
+            self.line[n].hear(not deaf >> n & 1)
         self.out.set(self._pending() != 0)
 
     # --- derived, never stored ---
