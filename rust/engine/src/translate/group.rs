@@ -125,10 +125,12 @@ fn structure_access(mode: &Mode, insn: &Insn) -> Option<(Register, (i32, i32, bo
     let base = ins.memory_base();
     let natural = base.size() == if mode.code64() { 8 } else { 4 };
     let segment = segment_number(ins.memory_segment());
+    let written = operand.access.writes();
+    // Code is never writable in protected mode, however flat.
     let flat = if mode.code64() {
         segment < seg::FS
     } else {
-        mode.is_flat(segment)
+        mode.is_flat(segment) && !(written && segment == seg::CS)
     };
     let plain = base.is_gpr()
         && natural
@@ -139,7 +141,7 @@ fn structure_access(mode: &Mode, insn: &Insn) -> Option<(Register, (i32, i32, bo
         && !operand.masked
         && operand.size > 0;
     let disp = ins.memory_displacement64() as i32;
-    let access = (disp, operand.size as i32, operand.access.writes());
+    let access = (disp, operand.size as i32, written);
     (plain && disp.abs() <= i32::MAX / 2).then_some((base, access))
 }
 

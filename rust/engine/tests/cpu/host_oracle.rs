@@ -254,7 +254,13 @@ struct Findings {
 }
 
 impl Findings {
-    fn compare(&mut self, case: &Case, steps: &[Step], host: Option<&After>, guest: &mut Guest) {
+    fn compare(
+        &mut self,
+        seed: u64,
+        (case, steps): (&Case, &[Step]),
+        host: Option<&After>,
+        guest: &mut Guest,
+    ) {
         let Some(host) = host.filter(|h| h.vector != vector::UD && !half_done(h, steps)) else {
             self.skipped += 1;
             return;
@@ -275,7 +281,11 @@ impl Findings {
             .map_or(String::new(), |s| format!("{:?}", s.instruction.code()));
         let entry = self.by_code.entry(name).or_insert_with(|| {
             let registers: Vec<String> = case.gpr.iter().map(|r| format!("{r:x}")).collect();
-            let before = format!("flags {:x}, {}", case.rflags, registers.join(" "));
+            let before = format!(
+                "seed {seed}, flags {:x}, {}",
+                case.rflags,
+                registers.join(" ")
+            );
             (
                 0,
                 format!(
@@ -318,6 +328,7 @@ fn fuzz(bits: u32, backend: Backend, windows: Policy, length: u64) {
     let mut findings = Findings::default();
     let mut batches = 0;
     while until.map_or(batches < BATCHES, |until| Instant::now() < until) {
+        let first = seed + 1;
         let (cases, steps): (Vec<Case>, Vec<Vec<Step>>) = (0..BATCH)
             .map(|_| {
                 seed += 1;
@@ -326,8 +337,8 @@ fn fuzz(bits: u32, backend: Backend, windows: Policy, length: u64) {
             })
             .unzip();
         let results = native::run(&cases);
-        for ((case, steps), host) in cases.iter().zip(&steps).zip(&results) {
-            findings.compare(case, steps, host.as_deref(), &mut guest);
+        for ((at, (case, steps)), host) in (first..).zip(cases.iter().zip(&steps)).zip(&results) {
+            findings.compare(at, (case, steps), host.as_deref(), &mut guest);
         }
         batches += 1;
     }

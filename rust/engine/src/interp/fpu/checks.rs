@@ -42,7 +42,7 @@ pub fn unit(insn: &Instruction) -> Option<Unit> {
             .map(|i| insn.op_register(i))
     };
     let mmx = registers().any(Register::is_mm) || is_mmx(insn);
-    let vector = registers().any(|r| r.is_vector_register()) || converts_to_general(insn);
+    let vector = registers().any(|r| r.is_vector_register()) || converts_from_vector(insn);
     match insn.encoding() {
         EncodingKind::EVEX => Some(Unit::Avx512),
         EncodingKind::VEX if registers().any(Register::is_k) => Some(Unit::Avx512),
@@ -67,11 +67,15 @@ fn is_mmx(insn: &Instruction) -> bool {
 }
 
 /// SIMD instructions that, with a memory operand, show no vector register.
-fn converts_to_general(insn: &Instruction) -> bool {
+fn converts_from_vector(insn: &Instruction) -> bool {
     use iced_x86::Mnemonic::*;
     matches!(
         insn.mnemonic(),
-        Cvtsd2si
+        Cvtpd2pi
+            | Cvtps2pi
+            | Cvttpd2pi
+            | Cvttps2pi
+            | Cvtsd2si
             | Cvtss2si
             | Cvttsd2si
             | Cvttss2si

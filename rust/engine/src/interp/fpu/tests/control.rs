@@ -113,6 +113,25 @@ fn unmasked_simd_exception_raises_xm_and_changes_mxcsr_flags_only() {
 }
 
 #[test]
+fn conversions_from_memory_to_mmx_registers_raise_xm() {
+    let code: [&[u8]; 4] = [
+        &[0x0F, 0x2C, 0x0E],       // cvttps2pi mm1, [rsi]
+        &[0x0F, 0x2D, 0x0E],       // cvtps2pi mm1, [rsi]
+        &[0x66, 0x0F, 0x2C, 0x0E], // cvttpd2pi mm1, [rsi]
+        &[0x66, 0x0F, 0x2D, 0x0E], // cvtpd2pi mm1, [rsi]
+    ];
+    for code in code {
+        let mut v = long_mode();
+        v.cpu.fpu.set_mxcsr(0x1F80 & !(1 << 7)); // IM
+        v.cpu.gpr[gpr::RSI] = DATA;
+        v.vm.memory.write(DATA, &[0xFF; 16], |_| false); // NaNs
+        assert_eq!(run(&mut v, code), Err(XM), "{code:02x?}");
+        v.cpu.cr4 &= !cr4::OSFXSR;
+        assert_eq!(run(&mut v, code), Err(Fault::UD), "{code:02x?}");
+    }
+}
+
+#[test]
 fn unmasked_simd_exception_is_ud_unless_the_os_takes_xm() {
     let mut v = long_mode();
     v.cpu.cr4 &= !cr4::OSXMMEXCPT;
