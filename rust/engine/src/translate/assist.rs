@@ -126,6 +126,9 @@ impl Vcpu {
 
     /// The host address to go on at for the state after an assist.
     fn after_assist(&mut self, a: &Assist, behind: u64) -> u64 {
+        // SAFETY: the Area is this vCPU's own; translated code waits.
+        let area = unsafe { &mut *self.env.area() };
+        area.branch = 0;
         if self.must_attend() && !self.only_polls() || self.must_interpret() {
             return self.jit.thunks.lookup;
         }
@@ -138,8 +141,6 @@ impl Vcpu {
         if !self.jit.table.serves(class, &mode) {
             return self.jit.thunks.lookup;
         }
-        // SAFETY: the Area is this vCPU's own; translated code waits.
-        let area = unsafe { &mut *self.env.area() };
         area.kept_flags = kept_flags(self.cpu.rflags);
         area.enter_recovery = self.jit.thunks.recover_kept[class];
         area.jump[class][self.cpu.rip as usize & 0xFFFF]

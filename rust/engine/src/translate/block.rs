@@ -580,12 +580,10 @@ impl Builder<'_> {
     /// Goes to the RIP in R9.
     pub fn exit_indirect(&mut self) {
         let class = self.mode().class();
-        if self.source.plan.is_some() {
-            self.asm.lea_label(R11, self.recovery);
-        } else {
+        if self.source.plan.is_none() {
             self.keep_flags();
-            self.asm.lea_to(R11, self.thunks.recover_kept[class]);
         }
+        self.asm.lea_label(R11, self.recovery);
         let table = offset_of!(Area, jump) + class * size_of::<[u64; super::env::JUMP_ENTRIES]>();
         self.asm.movzx(W32, R10, super::emit::W16, R9);
         let slot = Mem::base(super::emit::RSP).index(R10, 8).disp(table as i32);
@@ -752,9 +750,21 @@ impl Builder<'_> {
         self.source.plan.is_some_and(|plan| at >= plan.zone)
     }
 
-    /// What R11 and the dispatcher call to have the flags back.
+    /// What R11 and the dispatcher call to have the flags back.  It belongs to the block's last
+    /// instruction, which tells `Vcpu::undo_branch` who branched.
     fn recovery_code(&mut self) -> Option<Recovery> {
         self.asm.bind(self.recovery);
+        let indirect = |i: &Insn| {
+            use Rule::*;
+            matches!(i.rule, Ret | CallIndirect | JmpIndirect)
+        };
+        if self.source.insns.last().is_some_and(indirect) {
+            self.mark(self.source.insns.len() - 1);
+            if self.source.plan.is_none() {
+                let class = self.mode().class();
+                self.asm.jmp_to(self.thunks.recover_kept[class]);
+            }
+        }
         let plan = self.source.plan?;
         let code = self.asm.position() as u32;
         self.emit_recovery();

@@ -67,6 +67,8 @@ pub struct Area {
     pub enter_target: u64,
     /// R11 there: where an indirect jump finds the flags.
     pub enter_recovery: u64,
+    /// R11 of the last indirect jump to a block not known; 0 if `exit::LOOKUP` has another reason.
+    pub branch: u64,
     /// RFLAGS for the guest at entry and from it at exit: the arithmetic ones count.
     pub host_flags: u64,
     /// `runtime::exit` code.

@@ -64,13 +64,15 @@ use crate::cpuid::Feature;
 use crate::interp::MAX_INSTRUCTION;
 use crate::memory::PAGE;
 use crate::mmu::physical;
+use crate::mmu::segment::canonical;
 use crate::mmu::walk::{Access, right};
-use crate::state::{attr, cr0, flags, seg};
+use crate::state::{attr, cr0, flags, gpr, seg};
 use crate::vcpu::{Vcpu, host_tsc, tsc_hz};
 use block::{Built, Insn, MAX_CODE, MAX_INSTRUCTIONS, PageCheck, PageCopy, Recovery, Source};
 use cache::CodeCache;
 use emit::Asm;
 use env::{Area, CODE_TLB_ENTRIES, Env};
+use iced_x86::Mnemonic;
 use link::{BlockTable, Key, NONE, Place};
 use mode::{Mode, bit};
 use newcomers::Newcomers;
@@ -302,7 +304,12 @@ impl Vcpu {
     fn after_exit(&mut self, kind: u32) -> Option<u64> {
         let area = self.env.area();
         match kind {
-            exit::LOOKUP => self.stats.exit_lookup += 1,
+            exit::LOOKUP => {
+                self.stats.exit_lookup += 1;
+                if !canonical(self.cpu.rip) {
+                    self.undo_branch();
+                }
+            }
             exit::LINK => {
                 self.stats.exit_lookup += 1;
                 // SAFETY: translated code isn't running.
@@ -335,6 +342,30 @@ impl Vcpu {
             }
         }
         None
+    }
+
+    /// RIP isn't canonical: if a JMP or RET in translated code led there, has the interpreter do that
+    /// instruction, whose fault it is.
+    fn undo_branch(&mut self) {
+        // SAFETY: the Area is this vCPU's own; no translated code is running.
+        let site = unsafe { (*self.env.area()).branch };
+        let Some((block, delta)) = self.jit.table.instruction_at(site) else {
+            return;
+        };
+        let target = self.cpu.rip;
+        let block = &self.jit.table.blocks[block as usize];
+        self.cpu.rip = block.rip().wrapping_add(delta);
+        match self.fetch() {
+            Ok((ins, _)) if ins.mnemonic() == Mnemonic::Ret => {
+                let popped = 8 + ins.try_immediate(0).unwrap_or(0);
+                let rsp = &mut self.cpu.gpr[gpr::RSP];
+                *rsp = rsp.wrapping_sub(popped);
+                self.step();
+            }
+            Ok((ins, _)) if ins.is_jmp_near_indirect() => self.step(),
+            // Another processor has just changed the code.
+            _ => self.cpu.rip = target,
+        }
     }
 
     /// Interprets the instruction that host address `site` belongs to.
@@ -513,7 +544,7 @@ impl Vcpu {
     /// The linear address of an instruction pointer, if fetching there can't fault by segmentation.
     fn code_linear(&self, mode: &Mode, rip: u64) -> Option<u64> {
         if mode.code64() {
-            return crate::mmu::segment::canonical(rip).then_some(rip);
+            return canonical(rip).then_some(rip);
         }
         (rip <= mode.cs_limit as u64).then_some((mode.cs_base as u64 + rip) & 0xFFFF_FFFF)
     }
@@ -633,7 +664,7 @@ impl Vcpu {
         linear: u64,
     ) -> Option<(PageCheck, u64)> {
         let next_linear = self.wrap_linear((linear | (PAGE - 1)).wrapping_add(1));
-        if !crate::mmu::segment::canonical(next_linear) {
+        if !canonical(next_linear) {
             return None;
         }
         let next = self

@@ -6,12 +6,15 @@
 
 use super::assist;
 use super::block::{Builder, Flow, copyable, host_register};
-use super::emit::{Alu, Cond, Gpr, Mem, R8, R9, R10, R11, RBP, RCX, W8, W16, W32, W64, Width};
+use super::emit::{
+    Alu, Cond, Gpr, Mem, R8, R9, R10, R11, RBP, RCX, Shift, W8, W16, W32, W64, Width,
+};
 use super::mode::{Mode, bit};
 use super::reencode::{self, Class, Plan, Unit};
 use super::runtime::{
     area, emit_restore_flags, emit_save_flags, field, gpr_home, saved, segment_base,
 };
+use crate::mmu::segment::canonical;
 use crate::state::{CpuState, Segment, flags, gpr, seg};
 use crate::translate::env::Area;
 use iced_x86::{Code, ConditionCode, FlowControl, Instruction, Mnemonic, OpKind, Register};
@@ -173,7 +176,11 @@ fn counter_is_wide(mode: &Mode, ins: &Instruction, r: Rule) -> bool {
 
 /// Branches whose target lies in the code segment.
 fn direct(mode: &Mode, ins: &Instruction, r: Rule) -> Rule {
-    let inside = mode.code64() || ins.near_branch_target() <= mode.cs_limit as u64;
+    let target = ins.near_branch_target();
+    let inside = match mode.code64() {
+        true => canonical(target),
+        false => target <= mode.cs_limit as u64,
+    };
     // In 64-bit mode a 16-bit operand size is ignored by some processors and not by others.
     let natural = !mode.code64() || ins.op0_kind() == OpKind::NearBranch64;
     if inside && natural {
@@ -359,7 +366,7 @@ fn bit_string(b: &mut Builder) -> Flow {
     if live {
         emit_save_flags(b.asm);
     }
-    b.asm.shift(super::emit::Shift::Sar, W64, R10, shift);
+    b.asm.shift(Shift::Sar, W64, R10, shift);
     let element = Mem::base(R9).index(R10, size as u8);
     b.asm.lea(wide, R9, element);
     let segment = crate::interp::operand::segment_number(ins.memory_segment());
@@ -627,6 +634,27 @@ fn branch_target(b: &mut Builder, width: Width) -> Option<()> {
     Some(())
 }
 
+/// Leaves a CALL to the interpreter if its target, in R9, isn't canonical: it must fault before it pushes.
+/// (JMP and RET are undone: `Vcpu::undo_branch`.)  R10 is lost.
+fn check_target(b: &mut Builder) {
+    if !b.mode().code64() {
+        return;
+    }
+    b.addends.forget();
+    let live = !b.insn().flags_dead();
+    if live {
+        emit_save_flags(b.asm);
+    }
+    b.asm.mov(W64, R10, R9);
+    b.asm.shift(Shift::Shl, W64, R10, 16);
+    b.asm.shift(Shift::Sar, W64, R10, 16);
+    b.asm.alu(Alu::Cmp, W64, R10, R9);
+    b.interpret_if(Cond::Ne, live);
+    if live {
+        emit_restore_flags(b.asm);
+    }
+}
+
 /// R9 = `width` bytes at `mem`, zero-extended.
 fn load_narrow(b: &mut Builder, width: Width, mem: Mem) {
     if width == W16 {
@@ -650,6 +678,7 @@ fn call_indirect(b: &mut Builder) -> Flow {
     if branch_target(b, width).is_none() {
         return b.exit_interpret();
     }
+    check_target(b);
     b.asm.mov(W64, kept(), R9);
     push_return(b, width);
     b.asm.mov(W64, R9, kept());
@@ -874,8 +903,7 @@ fn popf(b: &mut Builder) -> Flow {
     // AH = SF ZF AF PF CF, AL = OF, and into the flags.
     b.asm.mov(W64, R11, super::emit::RAX);
     b.asm.movzx(W32, super::emit::RAX, W8, R9);
-    b.asm
-        .shift(super::emit::Shift::Shl, W32, super::emit::RAX, 8);
+    b.asm.shift(Shift::Shl, W32, super::emit::RAX, 8);
     b.asm.bit_test(super::emit::BitTest::Bt, W32, R9, 11);
     b.asm.setcc(Cond::B, super::emit::RAX);
     emit_restore_flags(b.asm);

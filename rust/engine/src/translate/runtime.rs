@@ -224,7 +224,10 @@ pub fn emit_thunks(cache: &mut CodeCache, asm: &mut Asm) -> Result<Thunks, &'sta
         a.pop_mem(area!(exit_site));
         a.jmp_to(interpret_at);
     })?;
-    thunks.recover = add(&mut |a: &mut Asm| a.jmp_indirect(R11))?;
+    thunks.recover = add(&mut |a: &mut Asm| {
+        a.mov(W64, area!(branch), R11);
+        a.jmp_indirect(R11);
+    })?;
     for class in 0..2 {
         thunks.recovered[class] = add(&mut |a: &mut Asm| emit_recovered(a, class))?;
         for number in 0..Repeat::COUNT {

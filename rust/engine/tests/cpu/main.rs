@@ -1,6 +1,7 @@
 //! The CPU's tests: each backend against text vectors, against the host's CPU, and against the other.
 
 mod agree;
+mod branch_targets;
 mod critical_section;
 mod host_oracle;
 mod machine;
