@@ -164,6 +164,47 @@ mod tests {
     }
 
     #[test]
+    fn stores_of_devices_while_a_part_is_thawed_are_not_lost() {
+        const BYTES: u64 = 8 << 20;
+        let memory = Arc::new(Memory::new(BYTES, BYTES).unwrap());
+        let reservation = Reservation::new(&memory, BYTES as usize).unwrap();
+        memory.write(0, &vec![0xFF; BYTES as usize], |_| false);
+        for _ in 0..8 {
+            memory.freeze().unwrap();
+            let thawed = AtomicU64::new(0);
+            let stored = std::thread::scope(|scope| {
+                let device = scope.spawn(|| {
+                    let mut stored = [0u32; (BYTES / PAGE) as usize];
+                    for count in 1u32.. {
+                        // Where the next part is about to be thawed.
+                        let at = thawed.load(Ordering::Relaxed);
+                        if at == BYTES {
+                            break;
+                        }
+                        let page = at / PAGE + (count as u64) % 256;
+                        if page < BYTES / PAGE {
+                            memory.write(page * PAGE, &count.to_le_bytes(), |_| false);
+                            stored[page as usize] = count;
+                        }
+                    }
+                    stored
+                });
+                for at in (0..BYTES).step_by(PAGE as usize * 64) {
+                    let host = memory.ram_at(at) as u64;
+                    assert!(reservation.show(reservation.start() + at, host, PAGE, true, false));
+                    thawed.store(at + PAGE * 64, Ordering::Relaxed);
+                }
+                device.join().unwrap()
+            });
+            for (page, count) in stored.into_iter().enumerate().filter(|(_, n)| *n > 0) {
+                let mut found = [0; 4];
+                memory.read(page as u64 * PAGE, &mut found, |_| false);
+                assert_eq!(u32::from_le_bytes(found), count, "page {page}");
+            }
+        }
+    }
+
+    #[test]
     fn nothing_is_shown_outside() {
         let memory = Arc::new(Memory::new(1 << 20, 1 << 20).unwrap());
         let reservation = Reservation::new(&memory, 1 << 20).unwrap();
