@@ -1,60 +1,18 @@
 ; A guest that redraws 1024x768x32 at a fixed rate and counts what it can do besides.
 ;
-; Multiboot; the Bochs display's registers (1CEh, 1CFh) and its frame buffer (PCI 1234h:1111h, region 0, which
-; no firmware has placed).  At COUNTS: frames drawn (32 bits), loops in the time left (64 bits).
+; Multiboot.  At COUNTS: frames drawn (32 bits), loops in the time left (64 bits).
 ; Assembled with -DTSC_PER_FRAME=…; with -DSTILL it draws once and halts, with interrupts off.
 
 bits 32
 org 0x100020                            ; behind the header that ring3.testing.multiboot makes
 
-WIDTH equ 1024
-HEIGHT equ 768
-FRAME_BUFFER equ 0xE0000000
-COUNTS equ 0x300000
+%include "display.inc"
 
-%macro dispi 2
-    mov dx, 0x1CE
-    mov ax, %1
-    out dx, ax
-    inc dx
-    mov ax, %2
-    out dx, ax
-%endmacro
+COUNTS equ 0x300000
 
 start:
     mov esp, 0x200000
-    mov ebx, 0x80000000                 ; bus 0, device 0
-find:
-    mov eax, ebx
-    mov dx, 0xCF8
-    out dx, eax
-    mov dx, 0xCFC
-    in eax, dx
-    cmp eax, 0x11111234
-    je found
-    add ebx, 0x800
-    cmp ebx, 0x80010000
-    jne find
-    cli
-    hlt
-found:
-    lea eax, [ebx + 0x10]
-    mov dx, 0xCF8
-    out dx, eax
-    mov dx, 0xCFC
-    mov eax, FRAME_BUFFER
-    out dx, eax
-    lea eax, [ebx + 4]
-    mov dx, 0xCF8
-    out dx, eax
-    mov dx, 0xCFC
-    mov ax, 3                           ; ports and memory are decoded
-    out dx, ax
-    dispi 4, 0
-    dispi 1, WIDTH
-    dispi 2, HEIGHT
-    dispi 3, 32
-    dispi 4, 0x41                       ; on, linear frame buffer
+    set_up_display
     mov dword [COUNTS], 0
     mov dword [COUNTS + 8], 0
     mov dword [COUNTS + 12], 0
