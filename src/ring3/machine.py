@@ -494,9 +494,10 @@ class Machine:
 
         media = self._opened_media()
         with media.steady:
+            place = media.place_for_copies()
             with self._standing(), self.bus.lock:
                 now_ns, tsc = self.clock.now(), self._stopped_tsc()
-                capture = checkpoint.Capture(self._parts(), media.beside_layers, now_ns, tsc)
+                capture = checkpoint.Capture(self._parts(), place, now_ns, tsc)
             return capture.moment()
 
     @contextmanager

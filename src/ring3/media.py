@@ -4,9 +4,7 @@ Drives are called disk0 …, cdrom0 … and floppy0 …, in the order of the con
 under the machine lock but `open`.
 """
 
-import contextlib
 import os
-import secrets
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -22,11 +20,11 @@ from ring3.config.text import nearest
 from ring3.devices.floppy import medium_of
 from ring3.disk import DiskWorker, Image, open_image
 from ring3.disk.modes import Frozen, Layers, open_disk, scratch_directory
+from ring3.disk.shared import PREFIX, SharedLayers, remove_if_left
 from ring3.disk.store import Store
 from ring3.errors import ConfigError, HostError
 
 Slot = DiskConfig | CdromConfig | FloppyConfig
-LAYERS = "ring3-layers-"                # directories of layers that machines and their copies share
 
 
 class Media:
@@ -48,8 +46,7 @@ class Media:
         self._disks: dict[str, DiskConfig] = {}
         self._slots: dict[str, CdromConfig | FloppyConfig] = {}     # removable drives, and what is in them
         self.steady = threading.Lock()  # held by who changes what is in the drives, or needs it to stay
-        # For copies: no file, but layers of disks whose changes end with the machine lie beside it.
-        self.beside_layers = scratch_directory() / f"{LAYERS}{secrets.token_hex(8)}" / "fork"
+        self._shared = SharedLayers(scratch_directory())
 
     def disks(self, config: MachineConfig) -> list[Disk]:
         named = [(f"disk{n}", slot) for n, slot in enumerate(config.disks)]
@@ -186,19 +183,27 @@ class Media:
                     refused.append(f"{name}: {why(error)}")
         for directory, name in shared:
             Store(directory, name).collect()            # but for those that other machines use
-        for directory in {self.beside_layers.parent, *(each for each, _ in shared)}:
-            with contextlib.suppress(OSError):
-                directory.rmdir()
+        self._shared.close()
+        for directory in {each for each, _ in shared}:
+            remove_if_left(directory)   # another machine's, which has ended before this one
         if refused:
             raise HostError(f"{'; '.join(refused)}: what the guest had not flushed is lost")
 
     def _shared_layers(self) -> set[tuple[Path, str]]:
         """Directories of layers that this machine and its copies share, and drives that have some there."""
-        found = {(self.beside_layers.parent, name) for name in self._disks}
+        found = {(self._shared.path, name) for name in self._disks}
         for name, image in self.images().items():
             behind = image.behind() if isinstance(image, Layers) else ()
-            found |= {(layer.parent, name) for layer in behind if layer.parent.name.startswith(LAYERS)}
+            found |= {(layer.parent, name) for layer in behind if layer.parent.name.startswith(PREFIX)}
         return found
+
+    def place_for_copies(self) -> Path:
+        """No file, but layers of disks whose changes end with the machine lie beside it."""
+        try:
+            self._shared.hold()
+        except OSError as error:
+            raise HostError(f"{self._shared.path}: {error.strerror}: set RING3_SCRATCH") from error
+        return self._shared.path / "fork"
 
     def drain(self) -> None:
         """Waits until no drive has anything under way."""
