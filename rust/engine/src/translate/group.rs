@@ -7,7 +7,8 @@
 //! checks the whole span once and leaves the host address of its lowest byte in R9, which the run
 //! keeps.  A stack group's may stand some harmless instructions before the first access, where the
 //! flags are dead.  A run goes on behind a branch that isn't taken, but not to the first access of
-//! its kind: what perhaps doesn't happen must not mark a page as accessed or dirty.
+//! its kind: what perhaps doesn't happen must not mark a page as accessed or dirty.  (A fault in a run may
+//! leave a page dirty that the rest of the run would have written.)
 //!
 //! A probe that fails has changed nothing: the instruction it stands at is interpreted, and the rest
 //! is another block.  A span that straddles two pages would fail every time, so such a block is made

@@ -33,6 +33,7 @@ mod recover;
 pub mod reencode;
 mod rules;
 mod runtime;
+mod shown;
 mod smc;
 mod spaces;
 mod string;

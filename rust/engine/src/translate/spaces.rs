@@ -2,7 +2,7 @@
 //! spaces have or go without them.
 
 use super::env::{Area, KERNEL, USER};
-use super::link::Map;
+use super::shown::{Mapped, Shown};
 use crate::alias::Reservation;
 use crate::mapping;
 use crate::vcpu::tsc_hz;
@@ -55,24 +55,13 @@ pub fn base(reservation: &Reservation) -> u64 {
     reservation.start() + MARGIN
 }
 
-/// A page in a window.
-#[derive(Clone, Copy)]
-pub struct Mapped {
-    /// Host address of the same page in RAM's own mapping.
-    pub host: u64,
-    pub writable: bool,
-    /// Part of a page larger than 4 KiB.
-    pub large: bool,
-}
-
 /// The windows of one address space, or of the kernel.
 pub struct Space {
     /// CR3, of user spaces.
     pub key: u64,
     /// By chunk (bits 47:32 of its addresses).
     pub windows: Vec<(u16, Reservation)>,
-    /// By linear page number.
-    pub pages: Map<u64, Mapped>,
+    pub pages: Shown,
     pub changes: usize,
     /// Faults that it may still have.
     pub credit: i32,
@@ -170,7 +159,7 @@ impl Domain {
             None => Space {
                 key,
                 windows: Vec::new(),
-                pages: Map::default(),
+                pages: Shown::default(),
                 changes: 0,
                 credit: FIRST_CREDIT,
                 run: MIN_RUN,
@@ -274,7 +263,7 @@ impl Windows {
     pub fn invalidate(&mut self, linear: u64) {
         for class in [KERNEL, USER] {
             if let Some(space) = self.space(class)
-                && space.pages.remove(&(linear >> 12)).is_some()
+                && space.pages.remove(linear >> 12)
             {
                 space.protect(linear >> 12, libc::PROT_NONE);
             }
@@ -283,17 +272,30 @@ impl Windows {
 
     /// Lets nobody write any more to pages whose host address `which` tells.
     pub fn forbid_writes(&mut self, which: impl Fn(u64) -> bool) {
+        self.forbid_in(|pages, forbid| {
+            for (vpn, page) in pages.iter_mut().filter(|(_, p)| which(p.host)) {
+                forbid(vpn, page);
+            }
+        });
+    }
+
+    /// The same of the page with host address `host`.
+    pub fn forbid_writes_to(&mut self, host: u64) {
+        self.forbid_in(|pages, forbid| pages.for_each_of(host, forbid));
+    }
+
+    /// Has `find` name those of each active space's pages that nobody may write any more.
+    fn forbid_in(&mut self, find: impl Fn(&mut Shown, &mut dyn FnMut(u64, &mut Mapped))) {
         for class in [KERNEL, USER] {
             let Some(space) = self.space(class) else {
                 continue;
             };
             let mut pages = std::mem::take(&mut space.pages);
-            for (&vpn, page) in pages.iter_mut().filter(|(_, p)| p.writable) {
-                if which(page.host) {
-                    page.writable = false;
+            find(&mut pages, &mut |vpn, page| {
+                if std::mem::take(&mut page.writable) {
                     space.protect(vpn, libc::PROT_READ);
                 }
-            }
+            });
             space.pages = pages;
         }
     }

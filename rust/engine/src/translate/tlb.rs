@@ -171,7 +171,7 @@ impl Vcpu {
     /// Drops inline write entries of the physical page with host address `host`: it holds code now.
     pub fn forbid_inline_writes(&mut self, host: u64) {
         let page = host & !(PAGE - 1);
-        self.jit.windows.forbid_writes(|host| host == page);
+        self.jit.windows.forbid_writes_to(page);
         for tlb in &mut area(self).tlb {
             for (index, entry) in tlb.write.iter_mut().enumerate() {
                 if entry.host == page {

@@ -22,10 +22,11 @@
 
 use super::env::{KERNEL, USER};
 use super::fault::HostFault;
+use super::shown::Mapped;
 pub use super::spaces::Policy;
 use super::spaces::{
-    CHUNK, FIRST_CREDIT, MAX_CREDIT, MAX_RUN, MAX_WINDOWS, MIN_RUN, Mapped, RESERVED,
-    SAMPLE_CREDIT, Space, base, chunk_of, chunk_start, crowded, ticks,
+    CHUNK, FIRST_CREDIT, MAX_CREDIT, MAX_RUN, MAX_WINDOWS, MIN_RUN, RESERVED, SAMPLE_CREDIT, Space,
+    base, chunk_of, chunk_start, crowded, ticks,
 };
 use super::tlb::area;
 use crate::alias::Reservation;
@@ -200,7 +201,7 @@ impl Vcpu {
         used.sort_unstable();
         let mut runs = 0;
         for vpn in used {
-            let known = self.jit.windows.space(class)?.pages.contains_key(&vpn);
+            let known = self.jit.windows.space(class)?.pages.contains(vpn);
             if known || runs >= MAX_CACHED_RUNS || !self.add_window(class, chunk_of(vpn << 12)) {
                 continue;
             }
@@ -221,7 +222,7 @@ impl Vcpu {
         };
         let mut pages = std::mem::take(&mut space.pages);
         space.credit -= (pages.len() / LOOKS) as i32;
-        pages.retain(|&vpn, page| {
+        pages.retain(|vpn, page| {
             let now = self.mappable(class, vpn, false);
             let good =
                 now.is_some_and(|now| now.host == page.host && (now.writable || !page.writable));
@@ -435,7 +436,7 @@ impl Vcpu {
                 .jit
                 .windows
                 .space(class)
-                .is_some_and(|s| s.pages.contains_key(&next))
+                .is_some_and(|s| s.pages.contains(next))
             {
                 break;
             }
