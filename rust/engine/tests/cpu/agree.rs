@@ -2,8 +2,9 @@
 //!
 //! Set aside is what may differ: undefined flags, and the arithmetic flags at a fault, which the
 //! restarted instruction overwrites; accessed bits, since a translator reads ahead as processors do (SDM
-//! vol. 3, 5.8), and dirty bits too many, of writes that a fault came before (`translate::group`); and code
-//! that never ends, reads the time or random numbers, or depends on any of these.
+//! vol. 3, 5.8); how long translations are cached (5.10); dirty bits too many, of writes that a fault
+//! came before (`translate::group`); and code that never ends, reads the time or random numbers, or
+//! depends on any of these.
 
 use crate::machine::{Ending, Machine, Mode, Outcome, RAM_BYTES, at, selector};
 use crate::undefined::Undefined;
@@ -58,12 +59,12 @@ impl Pair {
             0..128 => Policy::Never,
             _ => Policy::Always,
         });
-        let Some((expected, undefined)) = interpret(&mut self.interp) else {
+        let Some((expected, undefined)) = interpret(&mut self.interp, Walks::Cached) else {
             return Ok(());
         };
         let is = self.translate.run();
         let problems = self.differences(&expected, &is, undefined);
-        if problems.is_empty() || self.depends_on_accessed_bits(mode, header, code, &expected) {
+        if problems.is_empty() || self.depends_on_walks(mode, header, code, &expected) {
             return Ok(());
         }
         let text: String = code.iter().map(|b| format!("{b:02X}")).collect();
@@ -73,8 +74,9 @@ impl Pair {
         ))
     }
 
-    /// Whether the interpreter ends otherwise if all accessed bits are set before.
-    fn depends_on_accessed_bits(
+    /// Whether the interpreter ends otherwise if all accessed bits are set before and no translation is
+    /// cached: code that changes page tables and doesn't say so may meet either.
+    fn depends_on_walks(
         &mut self,
         mode: Mode,
         header: &[u8],
@@ -93,7 +95,7 @@ impl Pair {
                 machine.write(at, &[entry | ACCESSED]);
             }
         }
-        let again = interpret(machine);
+        let again = interpret(machine, Walks::Always);
         let differs = again
             .is_none_or(|(is, undefined)| !self.differences(expected, &is, undefined).is_empty());
         self.translate.vcpu.backend = Backend::Translate;
@@ -197,12 +199,22 @@ impl Pair {
     }
 }
 
+/// Whether page tables are walked before each instruction.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Walks {
+    Cached,
+    Always,
+}
+
 /// Runs the code in the interpreter, and which flags are undefined at its end; None if it is code
 /// that nothing can be said about.
-fn interpret(machine: &mut Machine) -> Option<(Outcome, Undefined)> {
+fn interpret(machine: &mut Machine, walks: Walks) -> Option<(Outcome, Undefined)> {
     let mut undefined = Undefined::default();
     let mut last = None;
     for _ in 0..STEPS_MAX {
+        if walks == Walks::Always {
+            machine.vcpu.flush_tlb_all();
+        }
         let before = machine.vcpu.cpu.rip;
         let fetched = machine.vcpu.fetch().ok();
         let fetched = fetched.map(|(i, bytes)| (i, bytes[..i.len()].to_vec()));

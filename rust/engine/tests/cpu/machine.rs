@@ -11,7 +11,7 @@ use engine::memory::Memory;
 use engine::state::{CpuState, Segment, TableRegister, attr, cr0, cr4, efer, flags, gpr, seg};
 use engine::vcpu::{Backend, Shared, Vcpu, Vm, locked};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub const RAM_BYTES: u64 = 0x12_0000;
 
@@ -436,14 +436,35 @@ fn xgetbv0() -> u64 {
     unsafe { core::arch::x86_64::_xgetbv(0) }
 }
 
-/// How long code may run that has no reason to run for more than a few microseconds.
+/// How long code may compute that has no reason to take more than a few milliseconds: of the thread's own
+/// time, as busy hosts keep threads waiting.
 const RUNAWAY: Duration = Duration::from_secs(2);
 
 /// How often the watchdog looks.
 const WATCH: Duration = Duration::from_millis(200);
 
-/// When to kick which vCPU.
-type Watched = Mutex<Option<(Instant, Arc<Shared>)>>;
+/// By which clock it is how late when which vCPU is kicked.
+type Watched = Mutex<Option<(libc::clockid_t, Duration, Arc<Shared>)>>;
+
+/// The clock of the time that this thread computes.
+fn own_clock() -> libc::clockid_t {
+    let mut clock = 0;
+    // SAFETY: the thread is the caller itself, and the result is its own.
+    let error = unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &mut clock) };
+    assert_eq!(error, 0, "threads have clocks");
+    clock
+}
+
+/// What a clock shows; nothing if its thread has gone.
+fn time_of(clock: libc::clockid_t) -> Duration {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the result is ours.
+    unsafe { libc::clock_gettime(clock, &mut now) };
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
 
 /// Runs `f`, and kicks the vCPU if that takes absurdly long: a wrong engine must not hang the tests.
 fn watched<T>(shared: &Arc<Shared>, f: impl FnOnce() -> T) -> T {
@@ -454,7 +475,8 @@ fn watched<T>(shared: &Arc<Shared>, f: impl FnOnce() -> T) -> T {
         mine
     });
     MINE.with(|mine| {
-        *locked(mine) = Some((Instant::now() + RUNAWAY, shared.clone()));
+        let clock = own_clock();
+        *locked(mine) = Some((clock, time_of(clock) + RUNAWAY, shared.clone()));
         let result = f();
         *locked(mine) = None;
         result
@@ -471,8 +493,8 @@ fn watchdog(
             loop {
                 std::thread::sleep(WATCH);
                 for watched in locked(all).iter() {
-                    if let Some((until, shared)) = &*locked(watched)
-                        && Instant::now() > *until
+                    if let Some((clock, until, shared)) = &*locked(watched)
+                        && time_of(*clock) > *until
                     {
                         shared.kick();
                     }
