@@ -189,8 +189,9 @@ def boot_s(argv: list[str]) -> float:
 def print_idle(rounds: int) -> None:
     before = wakes_cpu()
     print_linux("Linux at its prompt, with 4 GiB", "4G", rounds, idle)
-    print(f"\nDebian's i386 kernel ticks {TICKS_PER_S} times a second.  To wake so often, and do nothing, costs "
-          f"a program of this host {before:.2f} % of a core before, {wakes_cpu():.2f} % after these runs.")
+    after = wakes_cpu()
+    print(f"\nDebian's i386 kernel ticks {TICKS_PER_S} times a second.  To wake so often, and do nothing, "
+          f"costs a program of this host {before:.2f} % of a core before, {after:.2f} % after these runs.")
 
 
 def wakes_cpu() -> float:
