@@ -7,6 +7,7 @@ image stays in DIRECTORY.
 """
 
 import contextlib
+import os
 import random
 import resource
 import shutil
@@ -136,6 +137,8 @@ def use(disk: modes.Layers, rng: random.Random, *, writes: bool) -> None:
         with contextlib.suppress(OSError):
             data = disk.read_now(offset, length)
             assert data is None or len(data) == length
+            place = disk.in_file(offset, length)
+            assert place is None or len(os.pread(place[0], length, place[1])) == length
         with contextlib.suppress(OSError):
             assert len(disk.read(offset, length)) == length
         if writes:

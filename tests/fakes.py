@@ -5,6 +5,7 @@ like, and returns an Exit.  It is called for each `run`.
 """
 
 import contextlib
+import os
 import threading
 
 from video_fakes import FakeVideoMemory
@@ -19,6 +20,7 @@ class Ram:
 
     def __init__(self, size=1 << 20):
         self.data = bytearray(size)
+        self.fills = True               # else `fill` can't, as over a device's registers
 
     def read(self, address, length):
         found = bytes(self.data[address : address + length])
@@ -33,6 +35,11 @@ class Ram:
         for address, length in regions:
             self.write(address, data[:length])
             data = data[length:]
+
+    def fill(self, regions, place):
+        fd, offset = place
+        self.scatter(regions, os.pread(fd, sum(length for _, length in regions), offset))
+        return self.fills
 
     def gather(self, regions):
         return b"".join(self.read(*region) for region in regions)
@@ -64,6 +71,9 @@ class FakeVm:
         for address, length in regions:
             self.write_physical(address, data[:length])
             data = data[length:]
+
+    def fill_physical(self, regions, fd, offset):
+        return False
 
     def gather_physical(self, regions):
         return b"".join(self.read_physical(*region) for region in regions)
@@ -280,9 +290,14 @@ class FakeDrive:
         self.size_bytes = len(self.content)
         self.read_only = read_only
         self.deferred = deferred
+        self.file = None                # a descriptor that has the content, too
         self.waiting = []
         self.errors = []
         self.log = []
+
+    def in_file(self, offset, length):
+        self._check(offset, length)
+        return (self.file, offset) if self.file is not None and not self.waiting else None
 
     def read(self, offset, length, done):
         self._check(offset, length)

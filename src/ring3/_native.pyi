@@ -54,6 +54,11 @@ class Vm:
         """Guest-physical addresses of RAM with these bytes, the first `most`; drops the GIL."""
     def scatter_physical(self, regions: list[tuple[int, int]], data: bytes) -> None:
         """`write_physical` of `data`, piece by piece, into the regions (address, bytes)."""
+    def fill_physical(self, regions: list[tuple[int, int]], fd: int, offset: int) -> bool:
+        """The same of a file's bytes from `offset` on, without a copy in between; drops the GIL.
+
+        False: a region is not RAM, or the host would have to wait for its disk; what was written then is undefined.
+        """
     def gather_physical(self, regions: list[tuple[int, int]]) -> bytes:
         """`read_physical` of the regions (address, bytes), one after the other; at most 1 GiB together."""
     def map_ports(

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from ring3 import trace
 from ring3.clock import Clock
-from ring3.devices.face import BlockFace, ByteFace, WideFace
+from ring3.devices.face import BlockFace, ByteFace, InFile, WideFace
 from ring3.devices.video.memory import VideoMemory
 
 with suppress(ImportError):             # a Machine says how to get it
@@ -48,6 +48,7 @@ class IoMap(Protocol):
     def set_gateway(self, port: int, magic: int, call: Any) -> None: ...
     def read_physical(self, address: int, length: int) -> bytes: ...
     def scatter_physical(self, regions: list[tuple[int, int]], data: bytes) -> None: ...
+    def fill_physical(self, regions: list[tuple[int, int]], fd: int, offset: int) -> bool: ...
     def gather_physical(self, regions: list[tuple[int, int]]) -> bytes: ...
     def write_physical(self, address: int, data: bytes | memoryview) -> None: ...
     def set_a20(self, enabled: bool) -> None: ...
@@ -100,6 +101,9 @@ class PhysicalMemory:
 
     def scatter(self, regions: list[tuple[int, int]], data: bytes) -> None:
         self._io.scatter_physical(regions, data)
+
+    def fill(self, regions: list[tuple[int, int]], place: InFile) -> bool:
+        return self._io.fill_physical(regions, *place)
 
     def gather(self, regions: list[tuple[int, int]]) -> bytes:
         return self._io.gather_physical(regions)

@@ -19,7 +19,7 @@ use crate::backing::{self, Backing, Extent, Image};
 use crate::dirty::Logs;
 use crate::mapping::{Mapping, Source};
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, RwLock};
 
@@ -86,6 +86,15 @@ struct View {
 
 /// Bytes written by the host side (DMA) over translated code; the vCPU drops those blocks.
 pub type StoreNote = (u64, u64);
+
+/// What came of `Memory::fill`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Filled {
+    /// All was read; else nothing may be relied on: a region was not RAM, or the file's bytes not at hand.
+    pub whole: bool,
+    /// There was translated code, for the vCPUs to drop.
+    pub noted: bool,
+}
 
 pub struct Memory {
     ram: Mapping,
@@ -556,6 +565,47 @@ impl Memory {
         noted
     }
 
+    /// Reads a file of the host into the regions (address, bytes) as DMA does, without a copy in between
+    /// and without waiting for the host's disk.
+    pub fn fill(
+        &self,
+        regions: impl Iterator<Item = (u64, usize)>,
+        fd: RawFd,
+        offset: u64,
+        io_here: impl Fn(u64) -> bool,
+    ) -> Filled {
+        let mut pieces: Vec<libc::iovec> = Vec::new();
+        let mut homes = Vec::new();
+        for (at, chunk) in regions.flat_map(|(address, bytes)| page_chunks(address, bytes)) {
+            let Page::Ram(page) = self.page(at, &io_here) else {
+                return Filled::default();
+            };
+            // SAFETY: the chunk stays inside the page.
+            let start = unsafe { page.add((at % PAGE) as usize) };
+            homes.push((
+                self.home(page, at & !(PAGE - 1)) + at % PAGE,
+                chunk.len() as u64,
+            ));
+            match pieces.last_mut() {
+                Some(last) if last.iov_base as usize + last.iov_len == start as usize => {
+                    last.iov_len += chunk.len();
+                }
+                _ => pieces.push(libc::iovec {
+                    iov_base: start.cast(),
+                    iov_len: chunk.len(),
+                }),
+            }
+        }
+        let not_thawed = self.stores.read().unwrap_or_else(|e| e.into_inner());
+        let whole = read_at_hand(fd, offset, &pieces);
+        drop(not_thawed);
+        let mut noted = false;
+        for (home, bytes) in homes {
+            noted |= self.note_write(home, bytes);
+        }
+        Filled { whole, noted }
+    }
+
     /// A store by the host, inside one page: dirty logs hear of it; true if there was translated code.
     fn note_write(&self, home: u64, length: u64) -> bool {
         // A vCPU flags the page, then reads its code: one of the two sees the other's work.
@@ -604,6 +654,24 @@ unsafe fn copy(from: *const u8, to: *mut u8, bytes: usize) {
     unsafe { std::ptr::copy(from, to, bytes) };
 }
 
+/// Reads into the pieces what the host has of a file without waiting; false: not all of it.
+fn read_at_hand(fd: RawFd, mut offset: u64, pieces: &[libc::iovec]) -> bool {
+    for some in pieces.chunks(libc::UIO_MAXIOV as usize) {
+        let wanted: usize = some.iter().map(|piece| piece.iov_len).sum();
+        let Ok(at) = libc::off_t::try_from(offset) else {
+            return false;
+        };
+        let count = some.len() as libc::c_int;
+        // SAFETY: the pieces lie in RAM's mapping (`Memory::fill`), which the guest may write, too.
+        let read = unsafe { libc::preadv2(fd, some.as_ptr(), count, at, libc::RWF_NOWAIT) };
+        if usize::try_from(read) != Ok(wanted) {
+            return false;
+        }
+        offset = offset.saturating_add(wanted as u64);
+    }
+    true
+}
+
 /// Splits `length` bytes from `address` at page borders: (address, range of the buffer).
 fn page_chunks(address: u64, length: usize) -> impl Iterator<Item = (u64, std::ops::Range<usize>)> {
     let mut done = 0usize;
@@ -621,6 +689,7 @@ fn page_chunks(address: u64, length: usize) -> impl Iterator<Item = (u64, std::o
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd;
 
     fn nowhere(_: u64) -> bool {
         false
@@ -754,6 +823,107 @@ mod tests {
         assert_eq!(home(0xA_0000), home(0xE000_1000));
         assert_eq!(m.ram_offset(home(0xA_0000)), Some(offset + PAGE));
         assert_eq!(home(0x1000), 0x1000);
+    }
+
+    /// A file of 3 pages of 1, 2 and 3, if its file system can tell what is at hand (tmpfs may not).
+    fn file() -> Option<std::fs::File> {
+        use std::io::Write;
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let name = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(format!("ring3-fill-{}-{}", name.0, name.1));
+        let mut options = std::fs::File::options();
+        let mut file = options
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .unwrap();
+        std::fs::remove_file(&path).unwrap();
+        for n in 1..4 {
+            file.write_all(&[n; PAGE as usize]).unwrap();
+        }
+        let mut out = [0u8; 1];
+        let piece = libc::iovec {
+            iov_base: out.as_mut_ptr().cast(),
+            iov_len: 1,
+        };
+        read_at_hand(file.as_raw_fd(), 0, &[piece]).then_some(file)
+    }
+
+    fn fill(m: &Memory, regions: &[(u64, usize)], file: &std::fs::File, offset: u64) -> Filled {
+        m.fill(regions.iter().copied(), file.as_raw_fd(), offset, |page| {
+            page == 0
+        })
+    }
+
+    const WHOLE: Filled = Filled {
+        whole: true,
+        noted: false,
+    };
+
+    #[test]
+    fn a_file_fills_regions_of_any_size() {
+        let (m, Some(file)) = (Memory::new(8 * PAGE, 8 * PAGE).unwrap(), file()) else {
+            return;
+        };
+        let regions = [(0x4FFF, 2), (0x2000, PAGE as usize), (0x3000, 1)];
+        assert_eq!(fill(&m, &regions, &file, PAGE - 1), WHOLE);
+        let mut out = [0; 3];
+        m.read(0x4FFE, &mut out, nowhere);
+        assert_eq!(out, [0, 1, 2]);
+        m.read(0x2FFE, &mut out, nowhere);
+        assert_eq!(out, [2, 3, 3]);
+    }
+
+    #[test]
+    fn a_file_fills_more_regions_than_one_system_call_takes() {
+        let (m, Some(file)) = (Memory::new(4 << 20, 4 << 20).unwrap(), file()) else {
+            return;
+        };
+        let regions: Vec<_> = (0..3000).map(|n| (0x10_0000 + 16 * n, 4)).collect();
+        assert_eq!(fill(&m, &regions, &file, 0), WHOLE);
+        let mut out = [0; 4];
+        m.read(0x10_0000 + 16 * 2999, &mut out, nowhere);
+        assert_eq!(out, [3; 4]);
+    }
+
+    #[test]
+    fn what_is_not_ram_is_not_filled_nor_is_what_comes_before_it() {
+        let (m, Some(file)) = (Memory::new(2 << 20, 2 << 20).unwrap(), file()) else {
+            return;
+        };
+        m.map_rom(0xF_0000, &[9; 4]).unwrap();
+        for place in [0, 0xF_0000, (2 << 20) - 2, FOUR_GIB] {
+            let got = fill(&m, &[(0x1000, 4), (place, 4)], &file, 0);
+            assert_eq!(got, Filled::default());
+        }
+        let mut out = [0; 4];
+        m.read(0x1000, &mut out, nowhere);
+        assert_eq!(out, [0; 4]);
+    }
+
+    #[test]
+    fn a_file_that_ends_before_does_not_fill() {
+        let (m, Some(file)) = (Memory::new(8 * PAGE, 8 * PAGE).unwrap(), file()) else {
+            return;
+        };
+        assert!(!fill(&m, &[(0x1000, 2)], &file, 3 * PAGE - 1).whole);
+        assert!(!fill(&m, &[(0x1000, 2)], &file, u64::MAX).whole);
+    }
+
+    #[test]
+    fn filling_is_noted_for_translated_code_and_told_to_dirty_logs() {
+        let (m, Some(file)) = (Memory::new(8 * PAGE, 8 * PAGE).unwrap(), file()) else {
+            return;
+        };
+        let log = m.open_log(0..8 * PAGE).unwrap();
+        m.collect_log(log);
+        m.flags_at(0x3000)
+            .fetch_or(page_flag::HAS_CODE, Ordering::SeqCst);
+        let filled = fill(&m, &[(0x2FFE, 4)], &file, 0);
+        assert!(filled.whole && filled.noted);
+        assert_eq!(m.take_notes(), vec![(0x3000, 2)]);
+        assert_eq!(m.collect_log(log), vec![0x2000..0x4000]);
     }
 
     #[test]

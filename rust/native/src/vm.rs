@@ -229,6 +229,25 @@ impl Vm {
         }
     }
 
+    /// A file of the host from `offset` on into the regions (address, bytes); false: not all of it.
+    fn fill_physical(
+        &self,
+        py: Python<'_>,
+        regions: Vec<(u64, usize)>,
+        fd: i32,
+        offset: u64,
+    ) -> bool {
+        let on_the_bus = regions.iter().map(|&(at, n)| (at & (PHYSICAL_END - 1), n));
+        let io = &self.engine.io;
+        let memory = &self.engine.memory;
+        let filled =
+            py.detach(|| memory.fill(on_the_bus, fd, offset, |page| io.page_has_mmio(page)));
+        if filled.noted {
+            self.attend();
+        }
+        filled.whole
+    }
+
     /// What the regions (address, bytes) hold, one after the other.
     fn gather_physical<'py>(
         &self,

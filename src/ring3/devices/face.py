@@ -5,6 +5,9 @@ from typing import Protocol, runtime_checkable
 
 from ring3 import trace
 
+InFile = tuple[int, int]
+"""Where bytes are in a file of the host: its descriptor, and the offset of the first."""
+
 
 class ByteFace(Protocol):
     """Byte registers at an offset from the face's base; wider accesses arrive split into bytes."""
@@ -31,6 +34,9 @@ class Memory(Protocol):
 
     def scatter(self, regions: list[tuple[int, int]], data: bytes) -> None:
         """Writes `data` into the regions (address, bytes), which have room for it; one call for many."""
+
+    def fill(self, regions: list[tuple[int, int]], place: InFile) -> bool:
+        """The same from a file of the host.  False: it cannot now, and what was written is undefined."""
 
     def gather(self, regions: list[tuple[int, int]]) -> bytes:
         """What the regions hold, one after the other."""
@@ -92,6 +98,9 @@ class Drive(Protocol):
 
     @property
     def read_only(self) -> bool: ...
+
+    def in_file(self, offset: int, length: int) -> InFile | None:
+        """Where these bytes are as they stand, for `Memory.fill` at once; None: `read` must be asked."""
 
     def read(self, offset: int, length: int, done: Callable[[bytes | OSError], None]) -> None: ...
 

@@ -108,6 +108,11 @@ class HostFile:
             return None
         return bytes(scratch[:count]) + bytes(length - count)
 
+    def in_file(self, offset: int, length: int) -> tuple[int, int] | None:
+        if length > NOW_MAX or offset + length > self.size_bytes:
+            return None
+        return self.fd, offset
+
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         view = memoryview(data)
         end = offset + len(view)

@@ -10,6 +10,7 @@ class Image(Protocol):
     """Bytes at offsets; those and lengths stay within `size_bytes`, the caller's duty.  One thread at a time.
 
     What goes wrong on the way is an OSError: no space, a host's disk that fails, damaged metadata (EIO).
+    One that is made of a host's files may tell where (`in_file`).
     """
 
     @property
@@ -32,6 +33,17 @@ class Image(Protocol):
         """The bytes are needed no more: they read as zeros from now on, and the host gets the space back."""
 
     def close(self) -> None: ...
+
+
+def in_file(image: Any, offset: int, length: int) -> tuple[int, int] | None:
+    """Where the bytes are as they stand in a file of the host: its descriptor, and the offset of the first.
+
+    None: nowhere in one piece, too many to read at once, or the image can't tell: those that can have such
+    a method.  It holds until the image is next used.
+    """
+    tell = getattr(image, "in_file", None)
+    place: tuple[int, int] | None = tell(offset, length) if tell is not None else None
+    return place
 
 
 def files_of(image: Any) -> Iterator[Any]:

@@ -31,7 +31,7 @@ from ring3.disk import apart, device, qcow2
 from ring3.disk.extents import Extent, own
 from ring3.disk.file import HostFile
 from ring3.disk.fresh import Fresh, sync_directory
-from ring3.disk.image import Image
+from ring3.disk.image import Image, in_file
 from ring3.disk.partition import Partition
 from ring3.disk.probe import HEADER_BYTES, open_image
 from ring3.disk.qcow2 import alter, check
@@ -101,6 +101,9 @@ class Layers:
         self.read_now = shown.read_now
         self.write = shown.write
         self.discard = shown.discard
+
+    def in_file(self, offset: int, length: int) -> tuple[int, int] | None:
+        return in_file(self._shown, offset, length)
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         return own(self._shown, offset, length)

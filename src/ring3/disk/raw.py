@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ring3.disk.extents import Extent, Kind
 from ring3.disk.file import File
-from ring3.disk.image import SECTOR
+from ring3.disk.image import SECTOR, in_file
 
 ZEROS = bytes(1 << 20)
 
@@ -24,6 +24,9 @@ class Raw:
         self.write = file.write
         self.flush = file.flush
         self.close = file.close
+
+    def in_file(self, offset: int, length: int) -> tuple[int, int] | None:
+        return in_file(self.file, offset, length)
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         end = offset + length

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-from ring3.disk.image import Image, files_of
+from ring3.disk.image import Image, files_of, in_file
 
 CLOSING_S = 1.0
 ReadDone = Callable[[bytes | OSError], None]
@@ -51,6 +51,15 @@ class DiskWorker:
         self._changed = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
+
+    def in_file(self, offset: int, length: int) -> tuple[int, int] | None:
+        """None also while something is under way that may change it."""
+        if self._pending:
+            return None
+        try:
+            return in_file(self.image, offset, length)
+        except OSError:                 # damaged metadata: `read` meets it, too
+            return None
 
     def read(self, offset: int, length: int, done: ReadDone) -> None:
         if not self._pending:

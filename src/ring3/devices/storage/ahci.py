@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ring3 import trace
-from ring3.devices.face import Memory
+from ring3.devices.face import InFile, Memory
 from ring3.devices.pci import msi
 from ring3.devices.pci.config import Bar, Command, Moved, PciFunction, Reg, image
 from ring3.devices.pci.msi import Msi
@@ -129,6 +129,15 @@ class Transfer:
         else:
             self.memory.scatter(regions, data)
         self.overflow |= sum(length for _, length in regions) < len(data)
+
+    def fill(self, length: int, place: InFile) -> bool:
+        regions = self._take(length)
+        described = sum(part for _, part in regions)
+        if described == length and self.memory.fill(regions, place):
+            return True
+        self._regions.extend(reversed(regions))
+        self.moved -= described
+        return False
 
     def read(self, length: int) -> bytes | None:
         data = self.memory.gather(self._take(length))
@@ -452,6 +461,10 @@ class Port:
             return False
         transfer.write(data)
         return True
+
+    def dma_fill(self, device: Any, tag: int, length: int, place: InFile) -> bool:
+        transfer = self._transfer(tag)
+        return transfer is not None and transfer.fill(length, place)
 
     def dma_out(self, device: Any, tag: int, length: int) -> bytes | None:
         transfer = self._transfer(tag)

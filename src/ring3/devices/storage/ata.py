@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from ring3 import trace
-from ring3.devices.face import Drive
+from ring3.devices.face import Drive, InFile
 from ring3.devices.storage.request import PENDING, ask
 
 SECTOR = 512                            # bytes
@@ -111,6 +111,9 @@ class AtaHost(Protocol):
 
     def dma_in(self, device: Any, tag: int, data: bytes) -> bool:
         """Bytes into the guest's memory.  False: no room is described; the command hangs until a reset."""
+
+    def dma_fill(self, device: Any, tag: int, length: int, place: InFile) -> bool:
+        """The same from a file of the host.  False: it cannot, and nothing of the room is used up."""
 
     def dma_out(self, device: Any, tag: int, length: int) -> bytes | None: ...
 
@@ -590,6 +593,8 @@ class AtaDisk(AtaDevice):
         host = self.host
         while job.left and host is not None:
             length = min(job.left, CHUNK)
+            if not job.write and self._filled(host, job, length):
+                continue
             if job.write:
                 data = host.dma_out(self, job.tag, length)
                 if data is None:
@@ -606,6 +611,15 @@ class AtaDisk(AtaDevice):
             self.drive.flush(lambda error: self._flushed_job(job, generation, error))
         else:
             self._end_job(job, 0)
+
+    def _filled(self, host: AtaHost, job: Job, length: int) -> bool:
+        """Reads straight into the guest's memory, if what is wanted is at hand in a file."""
+        place = self.drive.in_file(job.offset, length)
+        if place is None or not host.dma_fill(self, job.tag, length, place):
+            return False
+        job.offset += length
+        job.left -= length
+        return True
 
     def _moved_later(self, job: Job, generation: int, length: int, answer: Any) -> None:
         if generation == self._generation and self._moved(job, length, answer):

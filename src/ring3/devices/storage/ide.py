@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ring3.devices.face import Memory
+from ring3.devices.face import InFile, Memory
 from ring3.devices.pci.config import Bar, Command, Moved, PciFunction, Reg, image
 from ring3.devices.storage import ata
 from ring3.irq import IrqLine
@@ -209,6 +209,18 @@ class Channel:
         regions = self._regions(len(data))
         self.memory.scatter(regions, data)
         return sum(length for _, length in regions) == len(data)
+
+    def dma_fill(self, device: Any, tag: int, length: int, place: InFile) -> bool:
+        s = self.state
+        if not s.bm_command & Bmic.TO_MEMORY:
+            return False
+        before = s.address, s.left, s.next_entry, s.last, s.bm_status
+        regions = self._regions(length)
+        if sum(part for _, part in regions) == length and self.memory.fill(regions, place):
+            return True
+        s.address, s.left, s.next_entry, s.last, s.bm_status = before
+        self._ahead = iter(())
+        return False
 
     def dma_out(self, device: Any, tag: int, length: int) -> bytes | None:
         if self.state.bm_command & Bmic.TO_MEMORY:

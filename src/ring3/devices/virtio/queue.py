@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ring3.devices.face import Memory
+from ring3.devices.face import InFile, Memory
 
 SIZE_MAX = 1024                         # entries of a queue, and descriptors of a chain
 NO_VECTOR = 0xFFFF
@@ -79,11 +79,14 @@ class Chain:
 
     def scatter(self, start: int, data: bytes) -> None:
         """Writes `data` into the writable part from `start` on, as far as it goes."""
-        write = self._memory.write
-        done = 0
-        for address, count in _part(self.writable, start, len(data)):
-            write(address, data if count == len(data) else data[done : done + count])
-            done += count
+        if start == 0 and len(self.writable) == 1 and len(data) <= self.writable[0][1]:
+            self._memory.write(self.writable[0][0], data)
+        else:
+            self._memory.scatter(_part(self.writable, start, len(data)), data)
+
+    def fill(self, length: int, place: InFile) -> bool:
+        """The first `length` writable bytes from a file of the host; False: it cannot now."""
+        return self._memory.fill(_part(self.writable, 0, length), place)
 
 
 def _part(segments: Segments, start: int, length: int) -> Segments:

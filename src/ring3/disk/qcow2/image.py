@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 
 from ring3.disk.extents import Extent, Kind
 from ring3.disk.file import File
-from ring3.disk.image import Image
+from ring3.disk.image import Image, in_file
 from ring3.disk.qcow2.header import ZSTD, Autoclear, Header, Incompatible, Snapshot, parse_snapshot
 from ring3.disk.qcow2.refcount import Refcounts
 from ring3.disk.qcow2.table import Table, damaged, read_table, table_bytes, table_from
@@ -153,6 +153,19 @@ class Qcow2:
                 return None
             parts.append(part)
         return b"".join(parts)
+
+    def in_file(self, offset: int, length: int) -> tuple[int, int] | None:
+        runs = self._runs(offset, length, self._load_now)
+        if runs is None or len(runs) != 1:
+            return None
+        kind, where, size = runs[0]
+        match kind:
+            case 0:  # HOST
+                return in_file(self.data, where, size)
+            case 2:  # BACKING
+                inside = self.backing is not None and where + size <= self.backing.size_bytes
+                return in_file(self.backing, where, size) if inside else None
+        return None
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         """What this image has of these bytes, apart from its backing image."""
