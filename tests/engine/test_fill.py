@@ -1,4 +1,4 @@
-"""Guest memory filled from a file of the host: what the guest and the snapshots see of it."""
+"""Guest memory filled from a file of the host: what the guest and frozen images see of it."""
 
 import os
 from collections.abc import Iterator

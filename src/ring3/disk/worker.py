@@ -1,8 +1,9 @@
 """The asynchronous drive that storage chips see, made of a synchronous image and a thread.
 
 A read that the host's page cache can answer is answered before `read` returns: handing it to a thread would
-cost more than the copy.  Everything else is queued, and the thread works it off in order, so that a request
-sees what those before it wrote.
+cost more than the copy.  Chips may also ask where the bytes are (`in_file`), to have them without one.
+Everything else is queued, and the thread works it off in order, so that a request sees what those before it
+wrote.
 
 1. The image is used by one thread at a time: by the caller only while nothing is queued or under way.
 2. Requests come under the machine lock; `done` is called under it, once for each, in order.
