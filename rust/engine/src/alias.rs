@@ -4,6 +4,7 @@
 //! file (`crate::backing`): to be shown, a frozen part is thawed, and when RAM is frozen or replaced all of them
 //! go, and an access finds nothing there.
 
+use crate::mapping::empty;
 use crate::memory::{Memory, PAGE};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,22 +32,10 @@ impl Aliases {
     pub fn revoke(&self) -> std::io::Result<()> {
         self.revocations.fetch_add(1, Ordering::AcqRel);
         for &(start, bytes) in self.all().iter() {
-            empty(start, bytes, libc::MAP_FIXED)?;
+            empty(start, bytes)?;
         }
         Ok(())
     }
-}
-
-/// Host addresses where nothing is; 0 for `start` lets the kernel choose.
-fn empty(start: u64, bytes: usize, fixed: i32) -> std::io::Result<u64> {
-    let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | fixed;
-    let at = start as *mut libc::c_void;
-    // SAFETY: an address of the kernel's choice, or inside a reservation of ours.
-    let p = unsafe { libc::mmap(at, bytes, libc::PROT_NONE, kind, -1, 0) };
-    if p == libc::MAP_FAILED {
-        return Err(std::io::Error::last_os_error());
-    }
-    Ok(p as u64)
 }
 
 /// Host addresses kept free; given back when dropped.
@@ -58,7 +47,7 @@ pub struct Reservation {
 
 impl Reservation {
     pub fn new(memory: &Arc<Memory>, bytes: usize) -> std::io::Result<Reservation> {
-        let start = empty(0, bytes, 0)?;
+        let start = empty(0, bytes)?;
         memory.aliases().all().push((start, bytes));
         Ok(Reservation {
             start,

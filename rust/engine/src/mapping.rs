@@ -32,6 +32,21 @@ pub enum Source<'a> {
     Shared(BorrowedFd<'a>, u64),
     /// A file from an offset on; stores are the mapping's own (copy-on-write).
     Private(BorrowedFd<'a>, u64),
+    /// A file from its start on, to be executed and not stored to.
+    Code(BorrowedFd<'a>),
+}
+
+/// Host addresses where nothing is; 0 for `start` lets the kernel choose, any other must be the caller's.
+pub fn empty(start: u64, bytes: usize) -> std::io::Result<u64> {
+    let fixed = if start == 0 { 0 } else { libc::MAP_FIXED };
+    let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | fixed;
+    let at = start as *mut libc::c_void;
+    // SAFETY: an address of the kernel's choice, or one of the caller's.
+    let p = unsafe { libc::mmap(at, bytes, libc::PROT_NONE, kind, -1, 0) };
+    if p == libc::MAP_FAILED {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(p as u64)
 }
 
 /// A null `at`: anywhere.
@@ -40,12 +55,16 @@ fn map(at: *mut u8, bytes: usize, source: &Source) -> std::io::Result<NonNull<u8
         Source::Zeros => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0),
         Source::Shared(fd, offset) => (libc::MAP_SHARED, fd.as_raw_fd(), *offset),
         Source::Private(fd, offset) => (libc::MAP_PRIVATE, fd.as_raw_fd(), *offset),
+        Source::Code(fd) => (libc::MAP_SHARED, fd.as_raw_fd(), 0),
     };
     let fixed = if at.is_null() { 0 } else { libc::MAP_FIXED };
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let protection = match source {
+        Source::Code(_) => libc::PROT_READ | libc::PROT_EXEC,
+        _ => libc::PROT_READ | libc::PROT_WRITE,
+    };
     let kind = kind | fixed | libc::MAP_NORESERVE;
     // SAFETY: at an address of the kernel's choice it touches nothing of ours; a fixed one lies in a
-    // mapping of ours (`Mapping::replace`).
+    // mapping of ours (`Mapping::replace`, `Mapping::aligned`).
     let p = unsafe { libc::mmap(at.cast(), bytes, protection, kind, fd, offset as i64) };
     if p == libc::MAP_FAILED {
         return Err(std::io::Error::last_os_error());
@@ -57,6 +76,30 @@ impl Mapping {
     pub fn new(bytes: usize, source: &Source) -> std::io::Result<Mapping> {
         let bytes = bytes.max(1);
         let start = map(std::ptr::null_mut(), bytes, source)?;
+        Ok(Mapping { start, bytes })
+    }
+
+    /// One in which the byte at `offset`, of a whole number of pages, lies at a multiple of `alignment`.
+    pub fn aligned(
+        bytes: usize,
+        offset: usize,
+        alignment: usize,
+        source: &Source,
+    ) -> std::io::Result<Mapping> {
+        let low = empty(0, bytes + alignment)? as usize;
+        let reserved = Mapping {
+            start: NonNull::new(low as *mut u8).ok_or_else(std::io::Error::last_os_error)?,
+            bytes: bytes + alignment,
+        };
+        let start = (low + offset).next_multiple_of(alignment) - offset;
+        let start = map(start as *mut u8, bytes, source)?;
+        // What lies around it goes; the rest is the new mapping's.
+        std::mem::forget(reserved);
+        let (from, to) = (start.as_ptr() as usize, start.as_ptr() as usize + bytes);
+        for part in [low..from, to..low + bytes + alignment] {
+            // SAFETY: of the addresses just reserved, which nobody else knows of; none may be left.
+            unsafe { libc::munmap(part.start as *mut libc::c_void, part.len()) };
+        }
         Ok(Mapping { start, bytes })
     }
 

@@ -3,32 +3,22 @@
 //! Code is appended; when the cache is full everything is dropped at once (`Jit::flush_cache`).
 
 use crate::huge::{self, HUGE};
-use std::ptr::NonNull;
+use crate::mapping::{Mapping, Source};
+use std::fs::File;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
 /// Bytes of host code kept; pages that were never used cost nothing.
 pub const CACHE_BYTES: usize = 64 << 20;
 
 pub struct CodeCache {
-    writable: NonNull<u8>,
-    executable: NonNull<u8>,
+    writable: Mapping,
+    executable: Mapping,
     bytes: usize,
     used: usize,
     /// As much of it lies in huge pages.
     settled: usize,
     /// Where blocks start: thunks lie before and survive a flush.
     blocks_start: usize,
-}
-
-// SAFETY: the mappings are owned by this value and written by its owner only.
-unsafe impl Send for CodeCache {}
-
-fn map(fd: i32, bytes: usize, protection: i32) -> std::io::Result<NonNull<u8>> {
-    let source = huge::Source {
-        protection,
-        flags: libc::MAP_SHARED,
-        fd,
-    };
-    huge::map_aligned(bytes, 0, source)
 }
 
 impl CodeCache {
@@ -38,20 +28,13 @@ impl CodeCache {
         if fd < 0 {
             return Err(std::io::Error::last_os_error());
         }
-        // SAFETY: plain system call on our own descriptor.
-        let sized = unsafe { libc::ftruncate(fd, bytes as libc::off_t) };
-        let views = if sized == 0 {
-            map(fd, bytes, libc::PROT_READ | libc::PROT_WRITE)
-                .and_then(|w| Ok((w, map(fd, bytes, libc::PROT_READ | libc::PROT_EXEC)?)))
-        } else {
-            Err(std::io::Error::last_os_error())
-        };
-        // SAFETY: our own descriptor; the mappings keep the memory.
-        unsafe { libc::close(fd) };
-        let (writable, executable) = views?;
+        // SAFETY: a fresh descriptor, which nobody else has; the mappings keep the memory.
+        let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+        file.set_len(bytes as u64)?;
+        let view = |source| Mapping::aligned(bytes, 0, HUGE, &source);
         Ok(CodeCache {
-            writable,
-            executable,
+            writable: view(Source::Shared(file.as_fd(), 0))?,
+            executable: view(Source::Code(file.as_fd()))?,
             bytes,
             used: 0,
             settled: 0,
@@ -61,7 +44,7 @@ impl CodeCache {
 
     /// Where the next code will execute.
     pub fn next_address(&self) -> u64 {
-        self.executable.as_ptr() as u64 + self.used as u64
+        self.executable.start() as u64 + self.used as u64
     }
 
     pub fn room(&self) -> usize {
@@ -74,7 +57,7 @@ impl CodeCache {
         assert!(code.len() <= self.room(), "code cache overrun");
         // SAFETY: the range was just checked to lie inside the mapping.
         unsafe {
-            let to = self.writable.as_ptr().add(self.used);
+            let to = self.writable.start().add(self.used);
             std::ptr::copy_nonoverlapping(code.as_ptr(), to, code.len());
         }
         self.used = (self.used + code.len())
@@ -88,11 +71,11 @@ impl CodeCache {
         if base == self.next_address() {
             return self.append(code);
         }
-        let offset = (base - self.executable.as_ptr() as u64) as usize;
+        let offset = (base - self.executable.start() as u64) as usize;
         assert!(offset + code.len() <= self.used, "code outside the cache");
         // SAFETY: the range was just checked to lie inside the mapping.
         unsafe {
-            let to = self.writable.as_ptr().add(offset);
+            let to = self.writable.start().add(offset);
             std::ptr::copy_nonoverlapping(code.as_ptr(), to, code.len());
         }
     }
@@ -103,11 +86,8 @@ impl CodeCache {
         if full <= self.settled {
             return false;
         }
-        for view in [self.writable, self.executable] {
-            huge::collapse(
-                view.as_ptr().wrapping_add(self.settled),
-                full - self.settled,
-            );
+        for view in [&self.writable, &self.executable] {
+            huge::collapse(view.start().wrapping_add(self.settled), full - self.settled);
         }
         self.settled = full;
         true
@@ -124,7 +104,7 @@ impl CodeCache {
 
     /// Retargets the rel32 whose field executes at `field` (aligned to 4) to `target`.
     pub fn patch_rel32(&mut self, field: u64, target: u64) {
-        let offset = (field - self.executable.as_ptr() as u64) as usize;
+        let offset = (field - self.executable.start() as u64) as usize;
         assert!(
             offset + 4 <= self.used && offset.is_multiple_of(4),
             "patch outside the cache"
@@ -133,7 +113,7 @@ impl CodeCache {
         // SAFETY: inside the mapping, aligned: one store, which the executing side sees whole.
         unsafe {
             self.writable
-                .as_ptr()
+                .start()
                 .add(offset)
                 .cast::<i32>()
                 .write_volatile(rel);
@@ -142,28 +122,18 @@ impl CodeCache {
 
     /// Changes bytes of code that isn't running, at the address it executes at.
     pub fn patch_bytes(&mut self, at: u64, bytes: &[u8]) {
-        let offset = (at - self.executable.as_ptr() as u64) as usize;
+        let offset = (at - self.executable.start() as u64) as usize;
         assert!(offset + bytes.len() <= self.used, "patch outside the cache");
         // SAFETY: inside the mapping, as was just checked.
         unsafe {
-            let to = self.writable.as_ptr().add(offset);
+            let to = self.writable.start().add(offset);
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
         }
     }
 
     /// The executable range (host addresses).
     pub fn range(&self) -> std::ops::Range<u64> {
-        let start = self.executable.as_ptr() as u64;
+        let start = self.executable.start() as u64;
         start..start + self.bytes as u64
-    }
-}
-
-impl Drop for CodeCache {
-    fn drop(&mut self) {
-        // SAFETY: our own mappings.
-        unsafe {
-            libc::munmap(self.writable.as_ptr().cast(), self.bytes);
-            libc::munmap(self.executable.as_ptr().cast(), self.bytes);
-        }
     }
 }

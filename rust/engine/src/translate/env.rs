@@ -6,8 +6,8 @@
 use super::fault::HostFault;
 use super::spaces::CHUNKS;
 use crate::huge::{self, HUGE};
+use crate::mapping::{Mapping, Source};
 use crate::state::CpuState;
-use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 
 const STACK_BYTES: usize = 512 << 10;
@@ -122,13 +122,8 @@ pub const fn code_slot(vpn: u64) -> usize {
 }
 
 pub struct Env {
-    start: NonNull<u8>,
+    mapping: Mapping,
 }
-
-// SAFETY: the mapping's contents are accessed by the vCPU's thread, but for atomics.
-unsafe impl Send for Env {}
-// SAFETY: as above.
-unsafe impl Sync for Env {}
 
 const AREA_OFFSET: usize = GUARD_BYTES + STACK_BYTES;
 /// The Area's share of it is a number of whole huge pages.
@@ -136,21 +131,16 @@ const BYTES: usize = AREA_OFFSET + size_of::<Area>().next_multiple_of(HUGE);
 
 impl Env {
     pub fn new() -> std::io::Result<Env> {
-        let source = huge::Source {
-            protection: libc::PROT_READ | libc::PROT_WRITE,
-            flags: libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-            fd: -1,
-        };
         // Zeroes are a valid Area.
-        let start = huge::map_aligned(BYTES, AREA_OFFSET, source)?;
+        let mapping = Mapping::aligned(BYTES, AREA_OFFSET, HUGE, &Source::Zeros)?;
         // SAFETY: the first page of our own mapping.
-        unsafe { libc::mprotect(start.as_ptr().cast(), GUARD_BYTES, libc::PROT_NONE) };
-        Ok(Env { start })
+        unsafe { libc::mprotect(mapping.start().cast(), GUARD_BYTES, libc::PROT_NONE) };
+        Ok(Env { mapping })
     }
 
     pub fn area(&self) -> *mut Area {
         // SAFETY: inside the mapping; page aligned as Area asks.
-        unsafe { self.start.as_ptr().add(AREA_OFFSET).cast() }
+        unsafe { self.mapping.start().add(AREA_OFFSET).cast() }
     }
 
     /// Moves the Area to huge pages: it is used a lot, and all over.
@@ -172,12 +162,5 @@ impl Env {
             cpu.write(state);
             &mut *cpu
         }
-    }
-}
-
-impl Drop for Env {
-    fn drop(&mut self) {
-        // SAFETY: our own mapping.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), BYTES) };
     }
 }
